@@ -1,0 +1,1 @@
+"""Rules, states, Slack, signed webhooks and actions."""

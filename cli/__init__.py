@@ -1,0 +1,1 @@
+"""The roof: the redline command composes and supervises the rooms."""

@@ -1,0 +1,1 @@
+"""Read logs, engines, GPUs and probes; publish; lose nothing."""

@@ -1,0 +1,1 @@
+"""What stands in for Kafka and ClickHouse on one machine."""

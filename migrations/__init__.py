@@ -1,0 +1,1 @@
+"""Numbered ClickHouse SQL and its runner."""

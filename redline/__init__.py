@@ -1,0 +1,1 @@
+"""The kernel: what every room agrees on. It imports no room."""

@@ -1,0 +1,1 @@
+"""The model servers: version router, simulated fleet, KV sizing."""

@@ -1,0 +1,1 @@
+"""Tests: behaviour, contracts, scenarios, integration; folders mirror the rooms."""
