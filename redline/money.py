@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import msgspec
 import numpy as np
@@ -128,6 +128,16 @@ class PriceRow(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.sku} {place} {self.commitment} ${self.price}/{self.unit} {span}"
 
 
+class _Asked(NamedTuple):
+    """What a price is asked for."""
+
+    sku: str
+    provider: str
+    region: str
+    commitment: str
+    unit: Unit
+
+
 class PriceBook:
     """Every price by SKU, place and time; at most one answer for each instant.
 
@@ -167,10 +177,10 @@ class PriceBook:
         Raises:
             PriceMissing: no row is in effect; says which SKU, when, and what to add.
         """
-        rows = self._matching(sku, provider, region, commitment, unit)
-        return _row_at(rows, sku, provider, region, unit, at_us).price
+        asked = _Asked(sku, provider, region, commitment, unit)
+        return _row_at(self._matching(asked), asked, at_us).price
 
-    def bill_nusd(
+    def bill_nusd(  # noqa: PLR0917  the order of a line on an invoice
         self,
         sku: str,
         provider: str,
@@ -195,11 +205,12 @@ class PriceBook:
             raise ValueError(f"end_us {end_us} is before start_us {start_us}. Fix: swap them")
         if gpu_count < 0:
             raise ValueError(f"gpu_count {gpu_count} is negative. Fix: count the GPUs of the group")
-        rows = self._matching(sku, provider, region, commitment, "gpu_hour")
+        asked = _Asked(sku, provider, region, commitment, "gpu_hour")
+        rows = self._matching(asked)
         bill = 0
         at_us = start_us
         while at_us < end_us:
-            row = _row_at(rows, sku, provider, region, "gpu_hour", at_us)
+            row = _row_at(rows, asked, at_us)
             until_us = min([b for b in _boundaries(rows) if at_us < b < end_us], default=end_us)
             rate = _nusd_per_unit(row) * gpu_count
             over = rate.denominator * US_PER_HOUR
@@ -218,15 +229,13 @@ class PriceBook:
         """
         if egress_bytes < 0:
             raise ValueError(f"egress_bytes {egress_bytes} is negative. Fix: pass a counter delta")
-        rows = self._matching(sku, provider, region, ON_DEMAND, "gb_egress")
-        rate = _nusd_per_unit(_row_at(rows, sku, provider, region, "gb_egress", at_us))
+        asked = _Asked(sku, provider, region, ON_DEMAND, "gb_egress")
+        rate = _nusd_per_unit(_row_at(self._matching(asked), asked, at_us))
         return rate.numerator * egress_bytes // (rate.denominator * BYTES_PER_GB)
 
-    def _matching(
-        self, sku: str, provider: str, region: str, commitment: str, unit: Unit
-    ) -> list[PriceRow]:
-        peers = self._by_sku.get((sku, unit, commitment), [])
-        return [row for row in peers if row.matches(provider, region)]
+    def _matching(self, asked: _Asked) -> list[PriceRow]:
+        peers = self._by_sku.get((asked.sku, asked.unit, asked.commitment), [])
+        return [row for row in peers if row.matches(asked.provider, asked.region)]
 
 
 def format_usd(nusd: int) -> str:
@@ -301,16 +310,14 @@ def _boundaries(rows: list[PriceRow]) -> Iterator[int]:
             yield row.valid_to_us
 
 
-def _row_at(
-    rows: list[PriceRow], sku: str, provider: str, region: str, unit: Unit, at_us: int
-) -> PriceRow:
+def _row_at(rows: list[PriceRow], asked: _Asked, at_us: int) -> PriceRow:
     for row in rows:  # the most specific first
         if row.covers(at_us):
             return row
     raise PriceMissing(
-        f"no {unit} price for sku {sku!r} (provider {provider!r}, region {region!r}) at "
-        f"{_iso(at_us, '')}. Fix: add a row to prices that covers this instant; for another "
-        "commitment than on_demand, name it."
+        f"no {asked.commitment} {asked.unit} price for sku {asked.sku!r} (provider "
+        f"{asked.provider!r}, region {asked.region!r}) at {_iso(at_us, '')}. "
+        "Fix: add a row to prices that covers this instant."
     )
 
 
