@@ -180,7 +180,7 @@ class PriceBook:
         asked = _Asked(sku, provider, region, commitment, unit)
         return _row_at(self._matching(asked), asked, at_us).price
 
-    def bill_nusd(  # noqa: PLR0917  the order of a line on an invoice
+    def bill_nusd(
         self,
         sku: str,
         provider: str,

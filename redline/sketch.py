@@ -188,7 +188,9 @@ class DDSketch:
             raise RecordInvalid("sketch state holds negative values, is cut, or has bytes after it")
         (zero,) = _F64.unpack_from(state, len(state) - 8)
         sketch._low, sketch._bins = _read_store(state[len(_PREFIX) : store_end])
-        sketch._zero = _whole_total(np.array([zero]))
+        if not (0 <= zero <= COUNT_MAX and zero == int(zero)):
+            raise RecordInvalid(f"sketch state: zero count {zero} is not a whole number up to 2^53")
+        sketch._zero = int(zero)
         sketch._count = _whole_total(sketch._bins) + sketch._zero
         return sketch
 
@@ -323,10 +325,12 @@ def _read_sparse_rows(
     counts = np.empty(size, dtype=np.float64)
     row = 0
     while row < size:
-        fit = min(size - row, (len(store) - at) // _SPARSE_ROW.itemsize)
-        rows: NDArray[Any] = np.frombuffer(store, _SPARSE_ROW, count=fit, offset=at)
-        wide = np.flatnonzero(rows["delta"] & 0x80)
-        narrow = int(wide[0]) if len(wide) else fit
+        narrow = 0
+        if size >= _LOOP_BELOW:  # a run of one-byte steps is a plain array
+            fit = min(size - row, (len(store) - at) // _SPARSE_ROW.itemsize)
+            rows: NDArray[Any] = np.frombuffer(store, _SPARSE_ROW, count=fit, offset=at)
+            wide = np.flatnonzero(rows["delta"] & 0x80)
+            narrow = int(wide[0]) if len(wide) else fit
         if narrow:
             zigzag = rows["delta"][:narrow].astype(np.int64)
             steps[row : row + narrow] = (zigzag >> 1) ^ -(zigzag & 1)
