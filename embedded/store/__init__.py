@@ -1,0 +1,1 @@
+"""The ClickHouse HTTP interface in front of the in-process engine (chDB), for one machine."""

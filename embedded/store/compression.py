@@ -1,0 +1,114 @@
+"""HTTP bodies in and out of their compression, with a bound on what comes out.
+
+gzip, deflate, zstd and lz4 frames, as ClickHouse's HTTP interface takes them. This file refuses
+ClickHouse's own block compression (``compress=1``), which no client of this store uses.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Protocol
+
+import lz4.frame
+import zstandard
+
+from embedded.store.refusal import StoreRefusal
+
+_CHUNK_BYTES = 1 << 20
+COMPRESS_FROM_BYTES = 1024  # below this, headers weigh more than what is saved
+
+
+class _Inflater(Protocol):
+    def decompress(self, data: bytes, limit: int, /) -> bytes: ...
+
+
+def decompress(body: bytes, encoding: str, *, bytes_max: int) -> bytes:
+    """Undo a Content-Encoding.
+
+    Raises:
+        StoreRefusal: unknown encoding, broken data, or more than ``bytes_max`` bytes come out.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    try:
+        plain = _decompress(body, encoding, bytes_max)
+    except (zlib.error, zstandard.ZstdError, RuntimeError, EOFError) as error:
+        raise StoreRefusal(
+            354, "CANNOT_DECOMPRESS", f"The body is not valid {encoding}: {error}", 400
+        ) from error
+    if len(plain) > bytes_max:
+        raise StoreRefusal(
+            307, "TOO_MANY_BYTES", f"The body decompresses to more than {bytes_max} bytes", 413
+        )
+    return plain
+
+
+def _decompress(body: bytes, encoding: str, bytes_max: int) -> bytes:
+    match encoding:
+        case "gzip" | "x-gzip" | "deflate":
+            inflater = zlib.decompressobj(31 if encoding != "deflate" else 15)
+            plain = inflater.decompress(body, bytes_max + 1)
+            if not inflater.eof and len(plain) <= bytes_max:
+                raise EOFError("it ends too early")
+            return plain
+        case "zstd":
+            with zstandard.ZstdDecompressor().stream_reader(
+                body, read_across_frames=True
+            ) as frames:
+                return _read_up_to(frames.read, bytes_max)
+        case "lz4":
+            frame = lz4.frame.LZ4FrameDecompressor()
+            plain = bytes(frame.decompress(body, bytes_max + 1))
+            if not frame.eof and len(plain) <= bytes_max:
+                raise EOFError("it ends too early")
+            return plain
+    raise StoreRefusal(
+        433,
+        "UNKNOWN_COMPRESSION_METHOD",
+        f"Unknown Content-Encoding {encoding!r}; use gzip, deflate, zstd or lz4",
+        400,
+    )
+
+
+def _read_up_to(read: object, bytes_max: int) -> bytes:
+    assert callable(read)
+    chunks: list[bytes] = []
+    left = bytes_max + 1
+    while left > 0:
+        chunk: bytes = read(min(left, _CHUNK_BYTES))
+        if not chunk:
+            break
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)
+
+
+def choose_encoding(accept_encoding: str) -> str:
+    """The fastest encoding that the client accepts, or an empty text for none."""
+    accepted = {
+        part.split(";")[0].strip().lower()
+        for part in accept_encoding.split(",")
+        if part.replace(" ", "").rpartition(";q=")[2] not in ("0", "0.0", "0.00", "0.000")
+    }
+    for encoding in ("lz4", "zstd", "gzip", "deflate"):
+        if encoding in accepted:
+            return encoding
+    return ""
+
+
+def compress(body: bytes, encoding: str) -> bytes:
+    """Compress for speed; the other end is on this machine.
+
+    Raises:
+        ValueError: ``encoding`` is not one that ``choose_encoding`` gives.
+    """
+    match encoding:
+        case "lz4":
+            return bytes(lz4.frame.compress(body))
+        case "zstd":
+            return zstandard.ZstdCompressor(level=1).compress(body)
+        case "gzip" | "deflate":
+            packer = zlib.compressobj(1, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
+            return packer.compress(body) + packer.flush()
+    raise ValueError(f"unknown encoding {encoding!r}")
