@@ -108,6 +108,15 @@ def test_the_recorded_state_of_clickhouse() -> None:
     assert DDSketch.from_bytes(EMPTY) == DDSketch.from_bytes(b"") == DDSketch()
 
 
+@pytest.mark.parametrize(("gaps", "encoding"), [(0, 0x0C), (1, 0x0C), (2, 0x04)])
+def test_the_shorter_store_is_written_by_the_estimate_of_clickhouse(
+    gaps: int, encoding: int
+) -> None:
+    # a gap costs 8 bytes in the dense store, a used bucket costs 2 in the sparse one
+    keys = [0, 1, 2, 3 + gaps]
+    assert sketch_of([GAMMA ** (key + 0.5) for key in keys]).to_bytes()[18] == encoding
+
+
 def test_both_store_encodings_are_written_and_read() -> None:
     dense = sketch_of([1.0 + i for i in range(40)] * 3)
     dense.add_many(np.geomspace(1, 40, 2_000))
@@ -217,6 +226,7 @@ def f64(*numbers: float) -> bytes:
         state(b"\x04\x02\x28" + f64(1)),
         state(b"\x04\x01\x28" + f64(1, 1)),
         state(b"\x04\x20" + b"\x02" * 60),  # long enough for the bulk path, and cut
+        state(b"\x04\x10\x28" + f64(1) + (b"\x03" + f64(1)) * 15),  # keys that fall
         state(EMPTY[18:26], zero=-1),
         state(EMPTY[18:26], zero=0.5),
         state(EMPTY[18:26], zero=math.nan),
@@ -285,8 +295,15 @@ spread = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(items=st.one_of(st.lists(whole, min_size=1, max_size=100), spread))
+# bucket by bucket: the steps around one byte, and the gaps around dense against sparse
+stepped = st.one_of(
+    st.lists(st.sampled_from([1, 1, 1, 2]), min_size=1, max_size=60),
+    st.lists(st.sampled_from([1, 2, 62, 63, 64, 65]), min_size=1, max_size=32),
+).map(lambda steps: [GAMMA ** (key + 0.5) for key in np.cumsum(steps).tolist()])
+
+
+@settings(max_examples=120, deadline=None)
+@given(items=st.one_of(st.lists(whole, min_size=1, max_size=100), spread, stepped))
 def test_states_and_quantiles_equal_clickhouse(ask: Ask, items: list[float]) -> None:
     levels = ", ".join(map(str, LEVELS))
     state_hex, quantiles = ask(
