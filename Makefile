@@ -53,7 +53,8 @@ format: install ## format the code
 .PHONY: compose-check
 compose-check: ## is docker-compose.yml well formed?
 	@command -v docker >/dev/null || { echo "skipped: no docker command"; exit 0; }; \
-	docker compose -f docker-compose.yml config --quiet && echo "docker-compose.yml: ok"
+	docker compose version >/dev/null 2>&1 || { echo "skipped: docker has no compose plug-in here"; exit 0; }; \
+	docker compose --env-file deploy/compose/example.env -f docker-compose.yml config --quiet && echo "docker-compose.yml: ok"
 
 .PHONY: clean
 clean: ## remove what install and the runs made here

@@ -1,0 +1,117 @@
+"""The ``redline`` command. Exit codes: 0 done, 1 the answer is no, 2 the call or setup is wrong.
+
+Commands stay thin: they read settings, call one function of this package, print. Heavy modules
+are imported inside the command that needs them. This file refuses to compute anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redline.errors import Fault
+
+app = typer.Typer(
+    name="redline",
+    help="The cost and reliability guard for self-hosted LLM inference.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Settings file. Default: redline.yaml here, if present."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.command()
+def up(config: Config = None) -> None:
+    """Start the whole stack here and supervise it, until Ctrl-C or `redline down`."""
+    from cli.up import run_up
+
+    raise typer.Exit(run_up(config))
+
+
+@app.command()
+def down(config: Config = None) -> None:
+    """Stop the stack that another terminal started."""
+    from cli.up import run_down
+
+    raise typer.Exit(run_down(config))
+
+
+@app.command()
+def status(config: Config = None, json: Json = False) -> None:
+    """Show each component: state, address, restarts, log. Exit 1 if not all are ready."""
+    from cli.up import run_status
+
+    raise typer.Exit(run_status(config, as_json=json))
+
+
+@app.command()
+def demo(
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Stop the load after this long and print a summary. Default: until ^C."),
+    ] = None,
+    headless: Annotated[bool, typer.Option(help="Do not open the page.")] = False,
+    json: Json = False,
+    rate: Annotated[float, typer.Option(help="Requests per second.", min=1, max=500)] = 30.0,
+    seed: Annotated[int, typer.Option(help="Seed of the workload.")] = 7,
+    trace: Annotated[
+        Path | None, typer.Option(help="Take arrivals and lengths from a trace file.")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="Play the trace this many times faster.")] = 1.0,
+    port_base: Annotated[
+        int, typer.Option(help="First of twenty ports; 0 picks free ones.", min=0, max=65000)
+    ] = 7600,
+    data_dir: Annotated[Path, typer.Option(help="Emptied at each start.")] = Path(".redline/demo"),
+) -> None:
+    """A simulated fleet, three incidents, and what Redline does about them."""
+    from cli.demo.run import DemoOptions, run_demo
+
+    options = DemoOptions(
+        seconds=seconds,
+        headless=headless,
+        as_json=json,
+        rate_rps=rate,
+        seed=seed,
+        trace=trace,
+        speed=speed,
+        port_base=port_base,
+        data_dir=data_dir,
+    )
+    raise typer.Exit(run_demo(options))
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="A request log (NDJSON) or a trace file.")],
+    json: Json = False,
+    data_dir: Annotated[Path, typer.Option(help="Emptied at each start.")] = Path(
+        ".redline/replay"
+    ),
+    keep: Annotated[bool, typer.Option(help="Leave the stack up afterwards, until ^C.")] = False,
+) -> None:
+    """Run a log or trace of your own through the whole pipeline; print the same summary."""
+    from cli.replay import run_replay
+
+    raise typer.Exit(run_replay(file, as_json=json, data_dir=data_dir, keep=keep))
+
+
+def main() -> None:
+    """Entry point: a Fault becomes one clear line and exit code 2."""
+    try:
+        app()
+    except Fault as fault:
+        print(f"redline: {fault}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
