@@ -27,6 +27,8 @@ from redline.errors import AddressInUse, ConfigFault, Fault
 from redline.log import configure, get_logger
 
 PASSWORD_VARIABLE = "REDLINE_STORE_PASSWORD"  # noqa: S105 (a name, not a password)
+# What Redline's own rooms connect with; it holds for the store when its own variable is not set.
+CLIENT_PASSWORD_VARIABLE = "REDLINE_CLICKHOUSE_PASSWORD"  # noqa: S105 (a name, not a password)
 _EXIT_CONFIG = 2
 
 
@@ -158,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run; the exit status is 0 after a clean stop, 2 when the configuration is wrong."""
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     configure(level=options.log_level, form="json", component="store")
-    password = os.environ.get(PASSWORD_VARIABLE, "")
+    password = os.environ.get(PASSWORD_VARIABLE) or os.environ.get(CLIENT_PASSWORD_VARIABLE, "")
     try:
         check_exposure(options.host, allow_remote=options.allow_remote, password=password)
         asyncio.run(serve(options, password))
