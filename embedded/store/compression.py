@@ -7,19 +7,14 @@ ClickHouse's own block compression (``compress=1``), which no client of this sto
 from __future__ import annotations
 
 import zlib
-from typing import Protocol
 
 import lz4.frame
 import zstandard
 
 from embedded.store.refusal import StoreRefusal
 
-_CHUNK_BYTES = 1 << 20
+_ZSTD_PIECE_BYTES = 2048  # becomes 64 MiB at worst: 4 bytes can say 128 KiB of one byte
 COMPRESS_FROM_BYTES = 1024  # below this, headers weigh more than what is saved
-
-
-class _Inflater(Protocol):
-    def decompress(self, data: bytes, limit: int, /) -> bytes: ...
 
 
 def decompress(body: bytes, encoding: str, *, bytes_max: int) -> bytes:
@@ -53,10 +48,7 @@ def _decompress(body: bytes, encoding: str, bytes_max: int) -> bytes:
                 raise EOFError("it ends too early")
             return plain
         case "zstd":
-            with zstandard.ZstdDecompressor().stream_reader(
-                body, read_across_frames=True
-            ) as frames:
-                return _read_up_to(frames.read, bytes_max)
+            return _decompress_zstd(body, bytes_max)
         case "lz4":
             frame = lz4.frame.LZ4FrameDecompressor()
             plain = bytes(frame.decompress(body, bytes_max + 1))
@@ -71,16 +63,21 @@ def _decompress(body: bytes, encoding: str, bytes_max: int) -> bytes:
     )
 
 
-def _read_up_to(read: object, bytes_max: int) -> bytes:
-    assert callable(read)
+def _decompress_zstd(body: bytes, bytes_max: int) -> bytes:
+    """In small pieces: the library bounds no output, and its stream reader takes a cut body."""
     chunks: list[bytes] = []
-    left = bytes_max + 1
-    while left > 0:
-        chunk: bytes = read(min(left, _CHUNK_BYTES))
-        if not chunk:
+    size = position = 0
+    while position < len(body):
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        while position < len(body) and not frame.eof and size <= bytes_max:
+            piece = body[position : position + _ZSTD_PIECE_BYTES]
+            chunks.append(frame.decompress(piece))
+            size += len(chunks[-1])
+            position += len(piece) - len(frame.unused_data)
+        if size > bytes_max:
             break
-        chunks.append(chunk)
-        left -= len(chunk)
+        if not frame.eof:
+            raise EOFError("it ends too early")
     return b"".join(chunks)
 
 

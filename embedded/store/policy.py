@@ -42,6 +42,20 @@ versionedcollapsingmergetree view viewexplain viewifpermitted zeros zeros_mt
 """
 OUTSIDE_NAMES = frozenset(_OUTSIDE.split())
 SAFE_NAMES = frozenset(_SAFE.split())
+_BEFORE_A_TABLE_NAME = frozenset(
+    [
+        b"CREATE",
+        b"OR",
+        b"REPLACE",
+        b"TEMPORARY",
+        b"TABLE",
+        b"IF",
+        b"NOT",
+        b"EXISTS",
+        b"INSERT",
+        b"INTO",
+    ]
+)
 _STOPS_THE_STORE = frozenset([b"SHUTDOWN", b"KILL", b"SUSPEND"])
 
 
@@ -84,6 +98,8 @@ def _check_outside(tokens: tuple[Token, ...], index: int) -> None:
     name = unquote_name(here)
     if name.lower() not in OUTSIDE_NAMES:
         return
+    if index and all(token.upper in _BEFORE_A_TABLE_NAME for token in tokens[:index]):
+        return  # the statement makes or fills a table of that name
     called = index + 1 < len(tokens) and tokens[index + 1].text == b"("
     before = [token.upper for token in tokens[max(0, index - 2) : index]]
     if called or before[-1:] == [b"ENGINE"] or before == [b"ENGINE", b"="]:
