@@ -1,0 +1,212 @@
+"""Record batches, format v2: the header, the checks before an append, the records inside.
+
+A batch is stored as the producer made it (keys, values and compression are opaque); only its
+offset is written into it, and the timestamp where the topic says LogAppendTime. The layout is
+https://kafka.apache.org/documentation/#recordbatch. The file refuses formats v0 and v1,
+control batches and transactional batches.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
+
+from embedded.broker.codes import ErrorCode
+
+Bytes = bytes | bytearray | memoryview
+
+HEADER = struct.Struct(">qiibIhiqqqhii")
+HEADER_BYTES = HEADER.size  # 61
+# What the length field does not count: the offset and the length field itself.
+PREFIX_BYTES = 12
+CRC_COVERS_FROM = 21
+
+COMPRESSION_MASK = 0x07
+LAST_KNOWN_CODEC = 4  # zstd
+LOG_APPEND_TIME = 0x08
+TRANSACTIONAL = 0x10
+CONTROL = 0x20
+NO_PRODUCER = -1
+
+_OFFSET_LENGTH_EPOCH = struct.Struct(">qii")
+_ATTRIBUTES_AT = 21
+_LAST_OFFSET_DELTA_AT = 23
+_MAX_TIMESTAMP_AT = 35
+_CRC_AT = 17
+_LEADER_EPOCH = 0
+
+
+class BatchHeader(NamedTuple):
+    """The fixed part of a batch. ``length_bytes`` counts what follows that field."""
+
+    base_offset: int
+    length_bytes: int
+    leader_epoch: int
+    magic: int
+    crc: int
+    attributes: int
+    last_offset_delta: int
+    first_timestamp_ms: int
+    max_timestamp_ms: int
+    producer_id: int
+    producer_epoch: int
+    base_sequence: int
+    record_count: int
+
+    @property
+    def size_bytes(self) -> int:
+        """The whole batch, header included."""
+        return PREFIX_BYTES + self.length_bytes
+
+    @property
+    def last_offset(self) -> int:
+        """Offset of the last record that the batch had when it was written."""
+        return self.base_offset + self.last_offset_delta
+
+
+class Record(NamedTuple):
+    """One record of a batch, decompressed."""
+
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+
+def read_header(data: Bytes, at: int = 0) -> BatchHeader:
+    """The header at byte ``at``. Raises ``struct.error`` when fewer than 61 bytes are there."""
+    return BatchHeader._make(HEADER.unpack_from(data, at))
+
+
+def crc_matches(batch: Bytes, header: BatchHeader) -> bool:
+    """Whether the batch's own CRC-32C agrees with its bytes."""
+    return bool(calc_crc32c(memoryview(batch)[CRC_COVERS_FROM:]) == header.crc)
+
+
+def refuse(batch: Bytes, max_bytes: int) -> ErrorCode:
+    """Why a produced batch cannot be appended, or ``NONE``."""
+    if len(batch) < HEADER_BYTES:
+        return ErrorCode.CORRUPT_MESSAGE
+    header = read_header(batch)
+    if header.magic != 2 or header.length_bytes < HEADER_BYTES - PREFIX_BYTES:
+        return ErrorCode.CORRUPT_MESSAGE
+    if header.size_bytes > max_bytes:
+        return ErrorCode.MESSAGE_TOO_LARGE
+    if header.size_bytes < len(batch):
+        return ErrorCode.INVALID_RECORD  # the protocol allows one batch a partition
+    if header.size_bytes > len(batch) or not crc_matches(batch, header):
+        return ErrorCode.CORRUPT_MESSAGE
+    if header.attributes & TRANSACTIONAL:
+        return ErrorCode.INVALID_TXN_STATE
+    if header.attributes & CONTROL:
+        return ErrorCode.INVALID_RECORD
+    if header.attributes & COMPRESSION_MASK > LAST_KNOWN_CODEC:
+        return ErrorCode.UNSUPPORTED_COMPRESSION_TYPE
+    if header.record_count < 1 or header.last_offset_delta != header.record_count - 1:
+        return ErrorCode.INVALID_RECORD
+    return ErrorCode.NONE
+
+
+def place(batch: Bytes, header: BatchHeader, offset: int) -> tuple[bytes, memoryview]:
+    """The batch at ``offset``, as two pieces, so that the records are not copied.
+
+    Offset and leader epoch lie outside the CRC: the producer's checksum stays true.
+    """
+    head = _OFFSET_LENGTH_EPOCH.pack(offset, header.length_bytes, _LEADER_EPOCH)
+    return head, memoryview(batch)[len(head) :]
+
+
+def stamp(batch: Bytes, append_time_ms: int) -> bytearray:
+    """The batch with the broker's append time, for topics with LogAppendTime."""
+    stamped = bytearray(batch)
+    (attributes,) = struct.unpack_from(">h", stamped, _ATTRIBUTES_AT)
+    struct.pack_into(">h", stamped, _ATTRIBUTES_AT, attributes | LOG_APPEND_TIME)
+    struct.pack_into(">q", stamped, _MAX_TIMESTAMP_AT, append_time_ms)
+    return _sealed(stamped)
+
+
+def _sealed(batch: bytearray) -> bytearray:
+    crc = calc_crc32c(memoryview(batch)[CRC_COVERS_FROM:])
+    struct.pack_into(">I", batch, _CRC_AT, crc)
+    return batch
+
+
+def walk(data: Bytes) -> Iterator[tuple[BatchHeader, memoryview]]:
+    """The whole batches in ``data``, in order; stops at the first that is cut or senseless."""
+    view = memoryview(data)
+    at = 0
+    while at + HEADER_BYTES <= len(view):
+        header = read_header(view, at)
+        end = at + header.size_bytes
+        if header.magic != 2 or end > len(view) or header.size_bytes < HEADER_BYTES:
+            return
+        yield header, view[at:end]
+        at = end
+
+
+def records(batch: Bytes) -> Iterator[Record]:
+    """The records of one batch, decompressed. Raises the codec's error on damaged bytes."""
+    found: Any
+    for found in DefaultRecordBatch(bytes(batch)):
+        yield Record(found.offset, found.timestamp, found.key, found.value, list(found.headers))
+
+
+def keep(batch: Bytes, header: BatchHeader, kept: Iterable[Record]) -> bytearray:
+    """The batch with only the ``kept`` records (at least one), at their old offsets.
+
+    Producer id, sequence and last offset stay, so that duplicates are still recognised and the
+    offsets after the batch do not move (as Apache Kafka's cleaner does).
+    """
+    builder: Any = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=header.attributes & COMPRESSION_MASK,
+        is_transactional=0,
+        producer_id=header.producer_id,
+        producer_epoch=header.producer_epoch,
+        base_sequence=header.base_sequence,
+        batch_size=1 << 30,
+    )
+    for record in kept:
+        builder.append(
+            record.offset - header.base_offset,
+            record.timestamp_ms,
+            record.key,
+            record.value,
+            record.headers,
+        )
+    built = bytearray(builder.build())
+    _OFFSET_LENGTH_EPOCH.pack_into(
+        built, 0, header.base_offset, len(built) - PREFIX_BYTES, _LEADER_EPOCH
+    )
+    struct.pack_into(">i", built, _LAST_OFFSET_DELTA_AT, header.last_offset_delta)
+    if header.attributes & LOG_APPEND_TIME:
+        return stamp(built, header.max_timestamp_ms)
+    return _sealed(built)
+
+
+def build(
+    values: list[tuple[bytes | None, bytes | None, int]],
+    *,
+    producer_id: int = NO_PRODUCER,
+    producer_epoch: int = -1,
+    base_sequence: int = -1,
+    compression: int = 0,
+) -> bytes:
+    """A batch of (key, value, timestamp in ms), as a producer sends it."""
+    builder: Any = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=compression,
+        is_transactional=0,
+        producer_id=producer_id,
+        producer_epoch=producer_epoch,
+        base_sequence=base_sequence,
+        batch_size=1 << 30,
+    )
+    for delta, (key, value, timestamp_ms) in enumerate(values):
+        builder.append(delta, timestamp_ms, key, value, [])
+    return bytes(builder.build())
