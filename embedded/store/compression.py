@@ -7,6 +7,8 @@ ClickHouse's own block compression (``compress=1``), which no client of this sto
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import lz4.frame
 import zstandard
@@ -41,26 +43,34 @@ def decompress(body: bytes, encoding: str, *, bytes_max: int) -> bytes:
 
 def _decompress(body: bytes, encoding: str, bytes_max: int) -> bytes:
     match encoding:
-        case "gzip" | "x-gzip" | "deflate":
-            inflater = zlib.decompressobj(31 if encoding != "deflate" else 15)
-            plain = inflater.decompress(body, bytes_max + 1)
-            if not inflater.eof and len(plain) <= bytes_max:
-                raise EOFError("it ends too early")
-            return plain
+        case "gzip" | "x-gzip":
+            return _decompress_frames(body, lambda: zlib.decompressobj(31), bytes_max)
+        case "deflate":
+            return _decompress_frames(body, lambda: zlib.decompressobj(15), bytes_max)
         case "zstd":
             return _decompress_zstd(body, bytes_max)
         case "lz4":
-            frame = lz4.frame.LZ4FrameDecompressor()
-            plain = bytes(frame.decompress(body, bytes_max + 1))
-            if not frame.eof and len(plain) <= bytes_max:
-                raise EOFError("it ends too early")
-            return plain
+            return _decompress_frames(body, lz4.frame.LZ4FrameDecompressor, bytes_max)
     raise StoreRefusal(
         433,
         "UNKNOWN_COMPRESSION_METHOD",
         f"Unknown Content-Encoding {encoding!r}; use gzip, deflate, zstd or lz4",
         400,
     )
+
+
+def _decompress_frames(body: bytes, open_frame: Callable[[], Any], bytes_max: int) -> bytes:
+    """One frame behind the other, as gzip and lz4 allow; a cut one is an error, not an end."""
+    chunks: list[bytes] = []
+    size = 0
+    while body and size <= bytes_max:
+        frame = open_frame()
+        chunks.append(frame.decompress(body, bytes_max + 1 - size))
+        size += len(chunks[-1])
+        if not frame.eof and size <= bytes_max:
+            raise EOFError("it ends too early")
+        body = frame.unused_data or b""
+    return b"".join(chunks)
 
 
 def _decompress_zstd(body: bytes, bytes_max: int) -> bytes:

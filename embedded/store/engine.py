@@ -164,7 +164,7 @@ def _execute(
     insert = statement.insert
     if insert is not None:
         data = memoryview(request.sql)[insert.data_offset :]
-        written = connection.insert(insert.sql, insert.format, data, request.parameters)
+        written = connection.insert(insert, data, request.parameters)
         return Reply(
             summary=_summary(started_ns, written_rows=written.rows, written_bytes=written.bytes)
         )

@@ -19,14 +19,19 @@ READ_VERBS = frozenset(
     ["SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXISTS", "EXPLAIN", "FROM", "VALUES", "CHECK"]
 )
 _ROW_SOURCES = frozenset([b"SELECT", b"WITH", b"FROM", b"WATCH"])
+_BEFORE_A_NAME = frozenset([b"INTO", b"TABLE", b"."])
 _OPENING, _CLOSING = (b"(", b"[", b"{"), (b")", b"]", b"}")
 
 
 @dataclass(frozen=True, slots=True)
 class InsertData:
-    """An INSERT with data: its text without ``FORMAT x``, the format, where the data begins."""
+    """An INSERT with data: ``{target}{settings}FORMAT {format}`` and where the data begins.
 
-    sql: str
+    ``target`` is ``INSERT INTO t (columns) ``; ``settings`` is ``SETTINGS … `` or empty.
+    """
+
+    target: str
+    settings: str
     format: str
     data_offset: int
 
@@ -89,19 +94,32 @@ def _opens_data(tokens: list[Token]) -> bool:
     return (
         tokens[-1].upper in (b"FORMAT", b"VALUES")
         and len(tokens) > 2
-        and before not in (b"INTO", b"TABLE", b".")
+        and before not in _BEFORE_A_NAME
     )
 
 
 def _insert_data(sql: bytes, tokens: list[Token]) -> InsertData | None:
     keyword = tokens[-1]
-    head = sql[tokens[0].start : keyword.start].decode("utf-8", "replace")
+    split = _settings_start(tokens)
+    target = sql[tokens[0].start : split].decode("utf-8", "replace")
+    settings = sql[split : keyword.start].decode("utf-8", "replace")
     if keyword.upper == b"VALUES":
-        return InsertData(head, "Values", keyword.end)
+        return InsertData(target, settings, "Values", keyword.end)
     name = next(read_tokens(sql, keyword.end), None)
     if name is None or name.kind is not TokenKind.WORD:
         return None
-    return InsertData(head, name.text.decode(), _data_offset(sql, name.end))
+    return InsertData(target, settings, name.text.decode(), _data_offset(sql, name.end))
+
+
+def _settings_start(tokens: list[Token]) -> int:
+    """Where SETTINGS begins, as a keyword outside of brackets; else where FORMAT or VALUES does."""
+    depth = 0
+    for before, here in pairwise(tokens):
+        if here.kind is TokenKind.MARK:
+            depth += (here.text in _OPENING) - (here.text in _CLOSING)
+        elif here.upper == b"SETTINGS" and depth == 0 and before.upper not in _BEFORE_A_NAME:
+            return here.start
+    return tokens[-1].start
 
 
 def _data_offset(sql: bytes, position: int) -> int:

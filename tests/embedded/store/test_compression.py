@@ -17,6 +17,12 @@ def test_what_goes_in_comes_out(body: bytes, encoding: str) -> None:
     assert decompress(compress(body, encoding), encoding, bytes_max=4000) == body
 
 
+@given(st.binary(max_size=400), st.binary(max_size=400), st.sampled_from(["gzip", "zstd", "lz4"]))
+def test_frames_behind_each_other_are_all_read(first: bytes, second: bytes, encoding: str) -> None:
+    body = compress(first, encoding) + compress(second, encoding)
+    assert decompress(body, encoding, bytes_max=800) == first + second
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_bomb_is_refused_at_the_limit(encoding: str) -> None:
     bomb = compress(bytes(3_000_000), encoding)

@@ -20,7 +20,7 @@ COLUMN = st.one_of(
 @given(
     columns=st.lists(COLUMN, min_size=1, max_size=3),
     setting=st.sampled_from(["", " SETTINGS insert_deduplication_token='a FORMAT b VALUES c'"]),
-    name=st.sampled_from(["t", "db.t", "`FORMAT`", "format", "db.values", "TABLE t"]),
+    name=st.sampled_from(["t", "db.t", "`FORMAT`", "format", "db.values", "TABLE t", "settings"]),
     data=st.binary(max_size=40),
 )
 def test_binary_data_behind_format_is_found_exactly(
@@ -30,7 +30,8 @@ def test_binary_data_behind_format_is_found_exactly(
     sql = head.encode() + b"FORMAT Native\n" + data
     insert = read_statement(sql).insert
     assert insert is not None
-    assert insert.sql == head
+    assert insert.target + insert.settings == head
+    assert insert.settings.strip() == setting.strip()
     assert insert.format == "Native"
     assert sql[insert.data_offset :] == data
 

@@ -1,0 +1,1 @@
+"""Suites that run on the embedded server and on the real one alike."""
