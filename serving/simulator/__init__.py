@@ -1,0 +1,1 @@
+"""The simulated fleet: engines that behave, answer and log as vLLM servers do, without a GPU."""
