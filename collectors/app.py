@@ -1,0 +1,123 @@
+"""Composition: the only file of the room that names concrete classes and connects them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from collectors.batches import Limits
+from collectors.checkpoint_file import CheckpointFile
+from collectors.directories import DirectoryScan, log_directories
+from collectors.gpu_thread import GpuThread
+from collectors.http import create_app
+from collectors.kafka_publisher import KafkaPublisher, KafkaReadBack, wait_for_topics
+from collectors.metrics import Metrics
+from collectors.samples import SampleBuffer, gpu_entry
+from collectors.scraper import EngineScraper
+from collectors.tailer import Tailer
+from redline.log import get_logger
+from redline.records import GpuSample
+from redline.serve import Server, announce, bind, stop_event
+from redline.settings import Secrets, Settings
+
+JOIN_S = 1.0
+
+_log = get_logger()
+
+
+async def run(settings: Settings, secrets: Secrets) -> None:
+    """Collect until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigFault: a setting is wrong.
+        AddressInUse: the port is taken.
+    """
+    mine = settings.collectors
+    listener = bind("collectors", mine.host, mine.port, "collectors.port")
+    directories = log_directories(mine, settings.data_dir)
+    checkpoint_file = CheckpointFile(settings.data_dir / "collectors")
+    metrics = Metrics()
+    limits = Limits(mine.batch_records_max, mine.batch_age_ms * 1_000)
+    publisher = KafkaPublisher(settings.kafka, secrets)
+    tailer = Tailer(
+        DirectoryScan(directories, mine.log_pattern),
+        checkpoint_file,
+        publisher,
+        KafkaReadBack(settings.kafka, secrets),
+        limits,
+        mine.spool_bytes_max,
+        metrics,
+    )
+    buffer = SampleBuffer(publisher, limits, metrics)
+    topics_made = asyncio.Event()
+
+    def not_ready() -> str:
+        if not topics_made.is_set():
+            return f"waiting for Kafka at {settings.kafka.bootstrap_servers}"
+        return tailer.reason
+
+    token = secrets.api_token.get_secret_value()
+    server = Server(create_app(publisher, metrics.registry, token, not_ready))
+    stop = stop_event()
+    gpus = _gpu_thread(settings, buffer, metrics)
+    scraper = EngineScraper(mine.engines, mine.engine_poll_s, buffer.add, metrics)
+    await server.start(listener)
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(scraper.run(stop), name="scraper")
+            if gpus is not None:
+                gpus.start()
+            if await _wait_for_topics(settings, secrets, stop):
+                topics_made.set()
+                group.create_task(tailer.run(stop), name="tailer")
+                group.create_task(buffer.run(stop), name="samples")
+                await _first(tailer.ready, stop)
+                if not stop.is_set():
+                    announce(listener)
+                    _log.info("collecting", directories=[str(path) for path in directories])
+    finally:
+        stop.set()
+        if gpus is not None:
+            gpus.stop()
+            await asyncio.to_thread(gpus.join, JOIN_S)
+        await publisher.close()
+        await server.stop()
+        checkpoint_file.close()
+
+
+def _gpu_thread(settings: Settings, buffer: SampleBuffer, metrics: Metrics) -> GpuThread | None:
+    if not settings.collectors.gpu.enabled:
+        return None
+    loop = asyncio.get_running_loop()
+
+    def sink(samples: Sequence[GpuSample]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(buffer.add, [gpu_entry(sample) for sample in samples])
+
+    return GpuThread(settings.collectors.gpu, sink, metrics)
+
+
+async def _wait_for_topics(settings: Settings, secrets: Secrets, stop: asyncio.Event) -> bool:
+    """True once the topics exist; False if ``stop`` came first."""
+    waiting = asyncio.create_task(wait_for_topics(settings.kafka, secrets))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            waiting.result()
+            return True
+        return False
+    finally:
+        waiting.cancel()
+        stopping.cancel()
+        await asyncio.gather(waiting, stopping, return_exceptions=True)
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Return when one of ``events`` is set."""
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

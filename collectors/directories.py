@@ -1,0 +1,108 @@
+"""Finds the log files: ``<directory>/*`` and ``<directory>/<instance>/*``, by the name pattern.
+
+A listing that was taken while files were being renamed may miss one or show it twice, so a listing
+that differs from the last one is taken again until two in a row agree. It refuses to open files.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from collectors.rotation import Listed, parse_name
+from redline.errors import ConfigFault
+from redline.settings import CollectorSettings
+
+# Log name (its path without the rotation number) to its files.
+Listing = dict[str, tuple[Listed, ...]]
+
+_LOOKS_MAX = 5
+
+
+def log_directories(settings: CollectorSettings, data_dir: Path) -> list[Path]:
+    """The directories to watch, real paths, each once. The default one is created.
+
+    Raises:
+        ConfigFault: a directory that the user named is missing or cannot be read.
+    """
+    if not settings.log_directories:
+        default = data_dir / "logs"
+        default.mkdir(parents=True, exist_ok=True)
+        return [default.resolve()]
+    for number, path in enumerate(settings.log_directories):
+        field = f"collectors.log_directories.{number}"
+        if not path.exists():
+            fix = f"create it (mkdir -p {path}) or correct the path"
+            raise ConfigFault(field, str(path), "the directory does not exist", fix)
+        if not path.is_dir():
+            raise ConfigFault(field, str(path), "not a directory", "name the directory of the logs")
+        if not os.access(path, os.R_OK | os.X_OK):
+            fix = "let this user read it (chmod a+rx) or run as one who can"
+            raise ConfigFault(field, str(path), "the directory cannot be read", fix)
+    return list(dict.fromkeys(path.resolve() for path in settings.log_directories))
+
+
+class DirectoryScan:
+    """Lists the log files again and again. ``errors`` holds what could not be listed, and why."""
+
+    def __init__(self, directories: Iterable[Path], pattern: str) -> None:
+        self._directories = [str(path) for path in directories]
+        self._pattern = pattern
+        self._last: Listing = {}
+        self.errors: dict[str, str] = {}
+
+    def list_files(self) -> Listing:
+        """All log files, by log. Logs of a directory that cannot be listed keep their files."""
+        listing = self._look()
+        for _ in range(_LOOKS_MAX):
+            if _names(listing) == _names(self._last):
+                break
+            self._last, listing = listing, self._look()
+        self._last = listing
+        return listing
+
+    def _look(self) -> Listing:
+        self.errors = {}
+        found: dict[str, list[Listed]] = {}
+        for directory in self._directories:
+            for folder in self._list_folder(directory, found):
+                self._list_folder(folder, found)
+        listing = {name: tuple(files) for name, files in found.items()}
+        for name, files in self._last.items():
+            if name not in listing and any(name.startswith(path + os.sep) for path in self.errors):
+                listing[name] = files
+        return listing
+
+    def _list_folder(self, folder: str, found: dict[str, list[Listed]]) -> list[str]:
+        """Add the log files of ``folder`` to ``found``; return its sub-folders."""
+        folders: list[str] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        folders.append(entry.path)
+                    elif fnmatch.fnmatchcase(entry.name, self._pattern):
+                        self._add_file(folder, entry, found)
+        except OSError as error:
+            self.errors[folder] = str(error)
+        return folders
+
+    def _add_file(
+        self, folder: str, entry: os.DirEntry[str], found: dict[str, list[Listed]]
+    ) -> None:
+        parsed = parse_name(entry.name)
+        if parsed is None or not entry.is_file():
+            return
+        try:
+            status = entry.stat()
+        except FileNotFoundError:  # renamed since it was listed; the next look shows it
+            return
+        base, number = parsed
+        listed = Listed(entry.path, status.st_ino, status.st_size, number)
+        found.setdefault(os.path.join(folder, base), []).append(listed)  # noqa: PTH118 - hot path
+
+
+def _names(listing: Listing) -> dict[str, set[tuple[str, int]]]:
+    return {log: {(file.path, file.inode) for file in files} for log, files in listing.items()}

@@ -1,0 +1,136 @@
+"""Polls NVML in a thread of its own: a call may block in the driver for as long as it likes.
+
+Without a library, a driver or a GPU there is one log line and a metric, and it tries again later.
+It refuses to crash the collector, whatever NVML does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from collectors.gpu import Device, DriverGone, devices, sample
+from collectors.metrics import Metrics
+from redline.log import get_logger
+from redline.records import GpuSample
+from redline.settings import GpuSettings
+
+RETRY_S = 10.0
+RETRY_S_MAX = 300.0
+_XID_EVENT = 0x8  # nvmlEventTypeXidCriticalError
+
+_log = get_logger()
+
+
+class GpuThread(threading.Thread):
+    """Samples every GPU each ``fast_s``. ``sink`` is called in this thread."""
+
+    def __init__(
+        self,
+        settings: GpuSettings,
+        sink: Callable[[Sequence[GpuSample]], None],
+        metrics: Metrics,
+    ) -> None:
+        super().__init__(name="gpus", daemon=True)
+        self._settings = settings
+        self._host = settings.host or socket.gethostname()
+        self._sink = sink
+        self._metrics = metrics
+        self._stopping = threading.Event()
+        self._warned: set[str] = set()
+
+    def stop(self) -> None:
+        """Ask the thread to end; it does within a poll, unless the driver holds it."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Poll until ``stop``, beginning again when NVML goes away."""
+        try:
+            nvml = importlib.import_module(self._settings.nvml_module)
+        except ImportError as error:
+            self._warn("nvml_module_missing", str(error))
+            return
+        retry_s = RETRY_S
+        while not self._stopping.is_set():
+            try:
+                nvml.nvmlInit()
+                retry_s = RETRY_S
+                self._poll(nvml)
+                nvml.nvmlShutdown()
+            except (nvml.NVMLError, DriverGone) as error:
+                self._metrics.gpus.set(0)
+                self._metrics.gpu_failures.labels("driver").inc()
+                self._warn("nvml_unavailable", str(error))
+                self._stopping.wait(retry_s)
+                retry_s = min(RETRY_S_MAX, retry_s * 2)
+
+    def _poll(self, nvml: Any) -> None:
+        found = devices(nvml)
+        events = _register_events(nvml, found)
+        self._warned.discard("nvml_unavailable")
+        _log.info("gpus_found", gpus=len(found), names=sorted({one.name for one in found}))
+        slow_due_s = due_s = time.monotonic()
+        while not self._stopping.is_set():
+            slow = time.monotonic() >= slow_due_s
+            if slow:
+                slow_due_s = time.monotonic() + self._settings.slow_s
+            xids = _read_events(nvml, events)
+            now_us = time.time_ns() // 1000
+            samples = [
+                sample(nvml, one, self._host, xids.get(one.uuid), now_us, slow=slow)
+                for one in found
+            ]
+            self._sink(samples)
+            self._report(found, samples)
+            due_s = max(due_s + self._settings.fast_s, time.monotonic())
+            self._stopping.wait(due_s - time.monotonic())
+
+    def _report(self, found: list[Device], samples: list[GpuSample]) -> None:
+        lost = sum(one.lost for one in samples)
+        self._metrics.gpus.set(len(samples) - lost)
+        self._metrics.gpus_lost.set(lost)
+        if lost:
+            self._warn("gpu_lost", ", ".join(one.gpu_uuid for one in samples if one.lost))
+        else:
+            self._warned.discard("gpu_lost")
+        for device in found:
+            for field, reason in device.failures.items():
+                self._metrics.gpu_failures.labels(field).inc()
+                self._warn(f"gpu_field_failed {field}", reason)
+            for field, reason in device.cannot.items():
+                self._warn(f"gpu_field_unsupported {field}", reason)
+
+    def _warn(self, event: str, reason: str) -> None:
+        """Log the first time only."""
+        if event not in self._warned:
+            self._warned.add(event)
+            _log.warning(event, module=self._settings.nvml_module, reason=reason)
+
+
+def _register_events(nvml: Any, found: list[Device]) -> Any:
+    """An event set that hears of XID errors; None where the driver or a GPU has none."""
+    try:
+        events = nvml.nvmlEventSetCreate()
+        for device in found:
+            if not device.mig:
+                nvml.nvmlDeviceRegisterEvents(device.handle, _XID_EVENT, events)
+    except (AttributeError, nvml.NVMLError):
+        return None
+    return events
+
+
+def _read_events(nvml: Any, events: Any) -> dict[str, int]:
+    """The last XID of each GPU that had one since the last call. Does not wait."""
+    xids: dict[str, int] = {}
+    while events is not None:
+        try:
+            event = nvml.nvmlEventSetWait_v2(events, 0)
+            uuid = nvml.nvmlDeviceGetUUID(event.device)
+        except (AttributeError, nvml.NVMLError):  # a timeout: there is none
+            break
+        xids[uuid.decode() if isinstance(uuid, bytes) else uuid] = int(event.eventData)
+    return xids
