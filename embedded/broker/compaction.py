@@ -10,8 +10,9 @@ refuses to touch the log, which takes the result over in ``PartitionLog.replace`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from embedded.broker import batches
@@ -55,13 +56,17 @@ class Cleaned:
 
 def plan(log: PartitionLog, clean_until: int, config: TopicConfig, now_ms: int) -> Plan | None:
     """The pass that is due now, or None."""
+    if not config.compacts:
+        return None
     closed = [
         _closed(segment, following.base_offset)
         for segment, following in zip(log.segments, log.segments[1:], strict=False)
-        if segment.max_timestamp_ms <= now_ms - config.min_compaction_lag_ms
     ]
+    settled_ms = now_ms - config.min_compaction_lag_ms
+    # A prefix, never a selection: an output covers every offset between its two ends.
+    closed = list(takewhile(lambda s: s.max_timestamp_ms <= settled_ms, closed))
     dirty = [s for s in closed if s.base_offset >= clean_until and s.size_bytes]
-    if not config.compacts or not is_due(closed, dirty, config, now_ms):
+    if not is_due(closed, dirty, config, now_ms):
         return None
     return Plan(
         segments=tuple(closed),
@@ -98,26 +103,57 @@ def is_due(
     return any(now_ms - s.written_ms >= config.max_compaction_lag_ms for s in dirty)
 
 
-def clean(work: Plan) -> Cleaned:
-    """Write the compacted files. Memory: the keys of the dirty part, a million at most."""
-    latest, clean_until = _latest_offsets(work)
-    covered = [s for s in work.segments if s.base_offset < clean_until]
+class Stopped(Exception):
+    """The broker is closing; what was written is removed at the next start."""
+
+
+def clean(work: Plan, stopping: Callable[[], bool]) -> Cleaned:
+    """Write the compacted files. Memory: one segment, and a million keys of the dirty part.
+
+    Raises ``Stopped`` soon after ``stopping`` turns true.
+    """
+    latest, clean_until = _latest_offsets(work, stopping)
     outputs: list[CleanedSegment] = []
-    group: list[ClosedSegment] = []
-    pieces: list[batches.Bytes] = []
-    group_bytes = 0
-    for segment in covered:
-        kept = list(_survivors(segment, latest, work))
+    output: _Output | None = None
+    for segment in work.segments:
+        if segment.base_offset >= clean_until:
+            break
+        kept = list(_survivors(segment, latest, work, stopping))
         kept_bytes = sum(len(batch) for batch in kept)
-        if group and group_bytes + kept_bytes > work.segment_bytes:
-            outputs.append(_write(group, pieces, work))
-            group, pieces, group_bytes = [], [], 0
-        group.append(segment)
-        pieces += kept
-        group_bytes += kept_bytes
-    if group:
-        outputs.append(_write(group, pieces, work))
+        if output is not None and output.size_bytes + kept_bytes > work.segment_bytes:
+            outputs.append(output.close())
+            output = None
+        if output is None:
+            output = _Output(segment.base_offset, work)
+        output.cover(segment, kept, kept_bytes)
+    if output is not None:
+        outputs.append(output.close())
     return Cleaned(outputs, clean_until)
+
+
+class _Output:
+    """One compacted file; it may cover several small segments."""
+
+    def __init__(self, base_offset: int, work: Plan) -> None:
+        self.size_bytes = 0
+        self._base_offset = self._end_offset = base_offset
+        self._written_ms = 0
+        self._path = work.cleaned_path.with_stem(f"{base_offset:020d}")
+        self._file = self._path.open("wb")
+
+    def cover(self, segment: ClosedSegment, kept: list[batches.Bytes], kept_bytes: int) -> None:
+        self._file.writelines(kept)
+        self.size_bytes += kept_bytes
+        self._end_offset = segment.end_offset
+        # The time of the newest segment stays: tombstones age from when they were written.
+        self._written_ms = max(self._written_ms, segment.written_ms)
+
+    def close(self) -> CleanedSegment:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.utime(self._path, (self._written_ms / 1000, self._written_ms / 1000))
+        return CleanedSegment(self._path, self._base_offset, self._end_offset)
 
 
 def _batches_of(segment: ClosedSegment) -> Iterator[tuple[batches.BatchHeader, memoryview]]:
@@ -125,7 +161,7 @@ def _batches_of(segment: ClosedSegment) -> Iterator[tuple[batches.BatchHeader, m
     return batches.walk(memoryview(segment.path.read_bytes())[: segment.size_bytes])
 
 
-def _latest_offsets(work: Plan) -> tuple[dict[bytes, int], int]:
+def _latest_offsets(work: Plan, stopping: Callable[[], bool]) -> tuple[dict[bytes, int], int]:
     latest: dict[bytes, int] = {}
     clean_until = work.dirty_from
     for segment in work.segments:
@@ -134,6 +170,8 @@ def _latest_offsets(work: Plan) -> tuple[dict[bytes, int], int]:
         if len(latest) >= MAX_KEYS_A_PASS:
             break
         for _, batch in _batches_of(segment):
+            if stopping():
+                raise Stopped
             for record in batches.records(batch):
                 if record.key is not None:
                     latest[record.key] = record.offset
@@ -142,11 +180,16 @@ def _latest_offsets(work: Plan) -> tuple[dict[bytes, int], int]:
 
 
 def _survivors(
-    segment: ClosedSegment, latest: dict[bytes, int], work: Plan
+    segment: ClosedSegment,
+    latest: dict[bytes, int],
+    work: Plan,
+    stopping: Callable[[], bool],
 ) -> Iterator[batches.Bytes]:
     was_clean = segment.base_offset < work.dirty_from
     drop_tombstones = was_clean and segment.written_ms <= work.drop_tombstones_before_ms
     for header, batch in _batches_of(segment):
+        if stopping():
+            raise Stopped
         kept: list[batches.Record] = []
         dropped = False
         for record in batches.records(batch):
@@ -159,16 +202,3 @@ def _survivors(
             yield batch
         elif kept:
             yield batches.keep(batch, header, kept)
-
-
-def _write(group: list[ClosedSegment], pieces: list[batches.Bytes], work: Plan) -> CleanedSegment:
-    base_offset = group[0].base_offset
-    path = work.cleaned_path.with_stem(f"{base_offset:020d}")
-    with path.open("wb") as file:
-        file.writelines(pieces)
-        file.flush()
-        os.fsync(file.fileno())
-    # The time of the newest segment stays: tombstones age from when they were written.
-    written_s = max(segment.written_ms for segment in group) / 1000
-    os.utime(path, (written_s, written_s))
-    return CleanedSegment(path, base_offset, group[-1].end_offset)

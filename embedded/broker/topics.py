@@ -11,7 +11,6 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from embedded.broker import compaction, retention
 from embedded.broker.codes import ErrorCode
@@ -79,7 +78,7 @@ class Topics:
         self._root = config.data_dir / "topics"
         self._root.mkdir(parents=True, exist_ok=True)
         self._topics: dict[str, Topic] = {}
-        self._cleaning: set[PartitionLog] = set()
+        self._closing = False
         self._data_bytes = 0
         for leftover in self._root.glob(f"*{_DELETED_MARK}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -235,6 +234,8 @@ class Topics:
                 try:
                     await self._clean(topic, partition, now_ms)
                 except (OSError, ValueError) as failure:
+                    if self._topics.get(topic.name) is not topic:
+                        break  # deleted meanwhile, and its files with it
                     get_logger().error(
                         "cleaning_failed",
                         topic=topic.name,
@@ -254,27 +255,20 @@ class Topics:
             get_logger().info("segments_expired", topic=topic.name, count=expired)
         clean_until = self._journal.registry.clean_until.get((topic.name, partition.index), 0)
         work = compaction.plan(log, clean_until, topic.config, now_ms)
-        if work is None or log in self._cleaning:
+        if work is None:
             return
-        self._cleaning.add(log)
-        try:
-            cleaned = await asyncio.to_thread(compaction.clean, work)
-            if self._topics.get(topic.name) is topic and log.replace(cleaned.outputs):
-                self._journal.record(CleanMoved(topic.name, partition.index, cleaned.clean_until))
-        finally:
-            self._cleaning.discard(log)
+        # Closed segments never change, so a thread may read them while the log goes on.
+        cleaned = await asyncio.to_thread(compaction.clean, work, lambda: self._closing)
+        if self._topics.get(topic.name) is topic and log.replace(cleaned.outputs):
+            self._journal.record(CleanMoved(topic.name, partition.index, cleaned.clean_until))
 
     def _count_bytes(self) -> None:
         self._data_bytes = sum(p.log.size_bytes for t in self for p in t.partitions)
 
     def close(self) -> None:
-        """Let waiting fetches go and give the file handles back."""
+        """Stop cleaning, let waiting fetches go and give the file handles back."""
+        self._closing = True
         for topic in self:
             for partition in topic.partitions:
                 partition.wake()
                 partition.log.close()
-
-
-def topic_directory(root: Path, name: str) -> Path:
-    """Where a topic's partitions lie under a data directory."""
-    return root / "topics" / name
