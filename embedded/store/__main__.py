@@ -46,6 +46,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--fsync", action="store_true", help="acknowledged inserts survive a power cut (+6 ms each)"
     )
+    defaults = Limits()
+    parser.add_argument("--running-max", type=int, default=defaults.running_queries_max)
+    parser.add_argument("--queued-max", type=int, default=defaults.queued_queries_max)
+    parser.add_argument("--body-bytes-max", type=int, default=defaults.body_bytes_max)
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"]
     )
@@ -125,7 +129,11 @@ async def serve(options: argparse.Namespace, password: str) -> None:
     Raises:
         AddressInUse, ConfigFault: see ``open_socket`` and ``Engine``.
     """
-    limits = Limits()
+    limits = Limits(
+        body_bytes_max=options.body_bytes_max,
+        running_queries_max=options.running_max,
+        queued_queries_max=options.queued_max,
+    )
     listener = open_socket(options.host, options.port)  # before the engine: fails in milliseconds
     engine = Engine(options.data_dir, limits, fsync=options.fsync)
     app = StoreApp(engine, Access(password), limits)

@@ -139,7 +139,7 @@ class StoreApp:
         self, method: str, query_string: str, headers: dict[str, str], body: bytes
     ) -> tuple[Request, Reply]:
         """Wait for a free place among the running queries, then run on a thread."""
-        if self._waiting >= self._limits.queued_queries_max:
+        if self._places.locked() and self._waiting >= self._limits.queued_queries_max:
             raise self._too_busy("the queue is full")
         self._waiting += 1
         try:
