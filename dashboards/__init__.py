@@ -1,1 +1,1 @@
-"""The built-in web page, and Grafana as code."""
+"""What people look at: the built-in web page. It reads ClickHouse and changes nothing."""

@@ -18,7 +18,11 @@ INSERT_SETTINGS: dict[str, Any] = {
 
 
 def connect(
-    clickhouse: ClickHouseSettings, secrets: Secrets, *, database: str | None = None
+    clickhouse: ClickHouseSettings,
+    secrets: Secrets,
+    *,
+    database: str | None = None,
+    receive_timeout_s: int = 60,
 ) -> Client:
     """A connected client. It is not thread-safe: one a thread.
 
@@ -35,5 +39,5 @@ def connect(
         compress="lz4",
         autogenerate_session_id=False,
         connect_timeout=5,
-        send_receive_timeout=60,
+        send_receive_timeout=receive_timeout_s,
     )

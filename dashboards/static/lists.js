@@ -1,0 +1,121 @@
+// The lists beside the charts: what happened, who spends, how the engines are.
+
+import { byId, make, setText } from './dom.js';
+import { age, clock, count, dateTime, nanoDollars, percent, span, words } from './format.js';
+import { SYMBOL } from './marks.js';
+
+const FEED_MAX = 60;
+const STATUS_WORDS = { proposed: 'proposed', approved: 'approved', rejected: 'rejected', delivering: 'being delivered',
+  delivered: 'delivered', failed: 'failed', expired: 'expired, not applied', refused: 'refused' };
+
+function weights(detail) {
+  try {
+    const answer = JSON.parse(detail);
+    if (answer && typeof answer.weights === 'object' && answer.weights) {
+      return Object.entries(answer.weights).map(([version, weight]) => `${version} ${percent(weight)} %`).join(', ');
+    }
+    return answer && typeof answer.reason === 'string' ? answer.reason : '';
+  } catch {
+    return detail;
+  }
+}
+
+function alertItem(alert, now_us) {
+  const open = alert.ended_us === null;
+  const on = ['instance', 'version', 'tenant', 'region'].map((name) => alert.labels[name]).filter(Boolean)[0];
+  const state = open ? `${alert.state} for ${span(now_us - alert.started_us)}` : `resolved after ${span(alert.ended_us - alert.started_us)}`;
+  return { t_us: alert.started_us, kind: open ? 'firing' : 'resolved', symbol: SYMBOL.firing, ref: alert.incident_id,
+    title: words(alert.rule) + (on ? ` on ${on}` : ''), tags: [alert.severity], state, text: [alert.reason],
+    foot: open || alert.last_reason === alert.reason ? '' : alert.last_reason };
+}
+
+function actionItem(action) {
+  const took = action.delivered_us === null ? '' : ` in ${span(action.delivered_us - action.proposed_us)}`;
+  const shifted = weights(action.detail);
+  const proof = [action.http_status === null ? '' : `answer ${action.http_status}`,
+    action.signature_verified === true ? 'signature verified' : action.signature_verified === false ? 'signature NOT verified' : '',
+    action.attempts > 1 ? `${action.attempts} attempts` : ''].filter(Boolean).join(' · ');
+  const title = `${words(action.kind)} ${action.from_state || action.target}${action.to_state ? ` → ${action.to_state}` : action.kind === 'rollback' ? ' → stable' : ''}`;
+  return { t_us: action.proposed_us, kind: ['failed', 'refused', 'rejected', 'expired'].includes(action.status) ? 'failed' : 'action',
+    symbol: SYMBOL.action, ref: action.incident_id, title, tags: [action.mode],
+    state: (STATUS_WORDS[action.status] || action.status) + took, text: [action.reason],
+    foot: [shifted && (shifted.includes('%') ? `Traffic now: ${shifted}` : shifted), proof].filter(Boolean).join(' · ') };
+}
+
+function deployItem(mark) {
+  return { t_us: mark.t_us, kind: 'deploy', symbol: SYMBOL.deploy, ref: '', title: words(mark.name), tags: [],
+    state: mark.target, text: [mark.detail], foot: '' };
+}
+
+export function paintFeed(events, now_us, highlight) {
+  const items = [
+    ...events.alerts.map((alert) => alertItem(alert, now_us)),
+    ...events.actions.map(actionItem),
+    ...events.marks.filter((mark) => mark.kind === 'deploy').map(deployItem),
+  ].sort((a, b) => b.t_us - a.t_us).slice(0, FEED_MAX);
+  const feed = byId('feed');
+  if (!items.length) {
+    feed.replaceChildren(make('li', { class: 'nothing' }, 'Nothing yet in the last 24 hours: no deploy, no alert, no action.'));
+    return;
+  }
+  feed.replaceChildren(...items.map((item) => {
+    const entry = make('li', { class: item.kind, 'data-ref': item.ref },
+      make('span', { class: 'symbol', 'aria-hidden': 'true' }, item.symbol),
+      make('div', {},
+        make('p', { class: 'head' }, make('strong', {}, item.title), make('time', { title: dateTime(item.t_us), datetime: new Date(item.t_us / 1000).toISOString() }, clock(item.t_us))),
+        make('p', { class: 'state' }, item.state, ...item.tags.map((tag) => make('span', { class: 'tag' }, tag))),
+        ...item.text.filter(Boolean).map((text) => make('p', { class: 'text' }, text)),
+        item.foot ? make('p', { class: 'foot' }, item.foot) : null));
+    if (item.ref) {
+      entry.addEventListener('mouseenter', () => highlight(item.ref));
+      entry.addEventListener('mouseleave', () => highlight(null));
+    }
+    return entry;
+  }));
+}
+
+export function paintTenants(rows) {
+  const box = byId('tenants');
+  if (!rows.length) {
+    box.replaceChildren(make('p', { class: 'nothing' }, 'No bill yet today. It appears with the first priced engine window.'));
+    return;
+  }
+  const most = Math.max(...rows.map((row) => row.share || 0), 0.01);
+  box.replaceChildren(make('table', { class: 'list' },
+    make('thead', {}, make('tr', {}, ...['Tenant', '', 'Spend', 'Share'].map((name) => make('th', { scope: 'col' }, name)))),
+    make('tbody', {}, ...rows.map((row) => {
+      const bar = make('i', { class: 'bar' });
+      bar.style.setProperty('--share', (row.share || 0) / most);
+      const name = row.line === 'tenant' ? row.owner || 'no tenant' : row.line;
+      return make('tr', { class: row.line }, make('th', { scope: 'row' }, name), make('td', { class: 'wide' }, bar),
+        make('td', {}, nanoDollars(row.spend_nusd)), make('td', {}, row.share === null ? '–' : `${percent(row.share)} %`));
+    }))));
+}
+
+export function paintEngines(rows, now_us, limit) {
+  const box = byId('engines');
+  if (!rows.length) {
+    box.replaceChildren(make('p', { class: 'nothing' }, 'No engine seen in the last 30 s. Name one under collectors.engines.'));
+    return;
+  }
+  box.replaceChildren(make('table', { class: 'list' },
+    make('thead', {}, make('tr', {}, ...['Engine', 'Version', 'KV cache', '', 'Run', 'Wait'].map((name) => make('th', { scope: 'col' }, name)))),
+    make('tbody', {}, ...rows.map((row) => {
+      const bar = make('i', { class: 'bar' });
+      bar.style.setProperty('--share', row.kv_cache_usage ?? 0);
+      const full = row.kv_cache_usage !== null && limit !== undefined && row.kv_cache_usage >= limit;
+      return make('tr', { class: row.up ? (full ? 'full' : '') : 'down', title: `sampled ${age(Math.max(0, (now_us - row.sampled_us) / 1000)).join(' ')} ago` },
+        make('th', { scope: 'row' }, row.instance, row.up ? null : make('span', { class: 'tag' }, 'down')),
+        make('td', { class: 'text' }, row.version || row.model), make('td', { class: 'wide' }, bar),
+        make('td', {}, row.kv_cache_usage === null ? '–' : `${percent(row.kv_cache_usage)} %`),
+        make('td', {}, row.running === null ? '–' : count(row.running)), make('td', {}, row.waiting === null ? '–' : count(row.waiting)));
+    }))));
+}
+
+export function paintVerdict(verdict, right) {
+  const box = byId('verdict');
+  if (box.dataset.level !== verdict.level) box.dataset.level = verdict.level;
+  setText(byId('verdict-text'), verdict.text);
+  setText(byId('verdict-detail'), verdict.detail);
+  setText(byId('clock'), right);
+}
