@@ -6,6 +6,7 @@
     ├── PriceMissing       no price is in effect; an error that is seen, never $0
     ├── Backpressure       the sink is full: pause the source, retry
     ├── DeliveryFailed     an outbound message did not arrive; says whether a retry can help
+    ├── SignatureInvalid   a webhook was not signed by who it claims to be from, or too long ago
     ├── AddressInUse       a port is taken; names the component, the address and the setting
     └── ComponentFailed    a child process did not start or died; names it and its log
 
@@ -49,6 +50,10 @@ class DeliveryFailed(Fault):
         super().__init__(reason)
         self.reason = reason
         self.recoverable = recoverable
+
+
+class SignatureInvalid(Fault):
+    """A webhook whose signature or timestamp does not hold. Answer 401; do nothing."""
 
 
 class AddressInUse(Fault):

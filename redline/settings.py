@@ -143,6 +143,7 @@ class Rule(Section):
     name: str
     signal: str
     above: float
+    inclusive: bool = False  # breaches at ``above`` itself too
     clear_below: float | None = None  # None: resolves below ``above``
     for_s: float = Field(0.0, ge=0)
     keep_firing_for_s: float = Field(20.0, ge=0)

@@ -1,0 +1,1 @@
+"""The version router for machines without Kubernetes: splits, streams, rolls back."""
