@@ -1,0 +1,252 @@
+"""Runs one source partition: folds what comes, flushes, and delivers checkpoints in order.
+
+The order of a delivery is the promise of this system (see ``partition``): changelog, ClickHouse,
+Kafka, commit record, acknowledgement. A step that fails is tried again until it succeeds or the
+partition is taken away; until then nothing is acknowledged, the number of messages in hand is
+bounded, and the consumer waits. This file refuses to interpret records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, NamedTuple
+
+from redline.codec import encode_json
+from redline.errors import RecordInvalid
+from redline.log import get_logger
+from redline.records import DeadLetter, EngineSample, Record, RequestRecord
+from redline.topics import REQUESTS
+from streams.batch import Refusal, RequestBatch
+from streams.metrics import Metrics
+from streams.partition import Checkpoint, Partition
+from streams.publisher import Publisher
+from streams.warehouse import Warehouse
+
+CHECKPOINT_S = 2.0
+MESSAGES_MAX = 128
+RECORDS_MAX = 60_000
+_RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 5.0
+
+Acknowledge = Callable[[], Awaitable[Any]]
+
+
+class Arrival(NamedTuple):
+    """Where a message came from and when the broker took it."""
+
+    topic: str
+    partition: int
+    offset: int
+    received_us: int
+    payload: bytes
+
+
+class _Pending(NamedTuple):
+    arrival: Arrival
+    acknowledge: Acknowledge
+    insert: asyncio.Task[None]
+
+
+class Delivery:
+    """One partition in this worker. ``run`` is its task; cancel it when the partition goes."""
+
+    def __init__(
+        self,
+        state: Partition,
+        table: MutableMapping[bytes, bytes],
+        changelog: str,
+        warehouse: Warehouse,
+        publisher: Publisher,
+        metrics: Metrics,
+        flush_ms: int,
+        caught_up: Callable[[int, int], bool],
+    ) -> None:
+        self.state = state
+        self._table = table
+        self._changelog = changelog
+        self._warehouse = warehouse
+        self._publisher = publisher
+        self._metrics = metrics
+        self._flush_s = flush_ms / 1_000
+        self._caught_up = caught_up
+        self._pending: list[_Pending] = []
+        self._records = 0
+        self._last_offset = state.delivered_offset
+        self._busy = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def take_requests(
+        self,
+        records: Sequence[RequestRecord],
+        refused: Sequence[Refusal],
+        arrival: Arrival,
+        acknowledge: Acknowledge,
+    ) -> None:
+        """Fold one message of requests; waits while too much is in hand."""
+        await self._room.wait()
+        if self.state.is_delivered(arrival.offset):
+            self._metrics.replayed.labels(REQUESTS.name).inc()
+            await acknowledge()
+            return
+        self.state.apply_requests(RequestBatch(records), arrival.offset)
+        self._last_offset = max(self._last_offset, arrival.offset)
+        self._keep(records, refused, arrival, acknowledge)
+
+    async def take_samples(
+        self, samples: Sequence[EngineSample], arrival: Arrival, acknowledge: Acknowledge
+    ) -> None:
+        """Note one message of engine samples; waits while too much is in hand."""
+        await self._room.wait()
+        self.state.apply_samples(samples, arrival.received_us)
+        self._keep(samples, (), arrival, acknowledge)
+
+    def _keep(
+        self,
+        records: Sequence[Record],
+        refused: Sequence[Refusal],
+        arrival: Arrival,
+        acknowledge: Acknowledge,
+    ) -> None:
+        insert = asyncio.create_task(self._store(records, refused, arrival))
+        self._pending.append(_Pending(arrival, acknowledge, insert))
+        self._records += len(records)
+        if len(self._pending) >= MESSAGES_MAX or self._records >= RECORDS_MAX:
+            self._room.clear()
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Flush and checkpoint until cancelled.
+
+        Kafka and ClickHouse being away is waited out inside. Any other error is a fault of ours
+        and ends the worker: what was taken for delivery is not acknowledged, so it comes again.
+        """
+        loop = asyncio.get_running_loop()
+        next_checkpoint_s = loop.time() + CHECKPOINT_S
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._flush_s)
+            if self._wake.is_set() or loop.time() >= next_checkpoint_s:
+                self._wake.clear()
+                await self.deliver()
+                next_checkpoint_s = loop.time() + CHECKPOINT_S
+            else:
+                await self._flush()
+
+    async def deliver(self) -> None:
+        """One checkpoint, delivered completely."""
+        async with self._busy:
+            started_s = asyncio.get_running_loop().time()
+            caught_up = self._caught_up(self.state.partition, self._last_offset)
+            checkpoint = self.state.checkpoint(caught_up=caught_up)
+            pending, self._pending = self._pending, []
+            self._records = 0
+            if not pending and not checkpoint.puts:
+                self._room.set()
+                return
+            await self._log_puts(checkpoint.puts)
+            await asyncio.gather(*(message.insert for message in pending))
+            await self._send(checkpoint)
+            await self._log_puts([checkpoint.commit])
+            for message in pending:
+                await message.acknowledge()
+            if len(self._pending) < MESSAGES_MAX and self._records < RECORDS_MAX:
+                self._room.set()
+            await self._drop(self.state.finish(checkpoint))
+            self._metrics.checkpoint_seconds.observe(asyncio.get_running_loop().time() - started_s)
+            self._report()
+
+    async def _flush(self) -> None:
+        """Panes with new requests, quickly: alerts wait for them. A checkpoint repeats them."""
+        async with self._busy:
+            panes = self.state.fresh_panes()
+            if panes:
+                await self._warehouse.insert_absolute(panes)
+                await _until_sent(lambda: self._publisher.send_panes(panes))
+
+    async def _send(self, checkpoint: Checkpoint) -> None:
+        await self._warehouse.insert_absolute(checkpoint.panes)
+        await self._warehouse.insert_absolute(checkpoint.ledger)
+        await self._warehouse.insert_absolute(checkpoint.costs)
+        await _until_sent(lambda: self._publisher.send_panes(checkpoint.panes))
+        await _until_sent(lambda: self._publisher.send_ledger(checkpoint.ledger))
+        await _until_sent(lambda: self._publisher.send_costs(checkpoint.costs))
+
+    async def _log_puts(self, puts: Sequence[tuple[bytes, bytes]]) -> None:
+        for key, value in puts:
+            self._table[key] = value
+        await _until_sent(
+            lambda: self._publisher.send_changelog(self._changelog, self.state.partition, puts)
+        )
+
+    async def _drop(self, keys: Sequence[bytes]) -> None:
+        gone = [key for key in keys if self._table.pop(key, None) is not None]
+        await _until_sent(
+            lambda: self._publisher.send_changelog(
+                self._changelog, self.state.partition, [(key, None) for key in gone]
+            )
+        )
+
+    async def _store(
+        self, records: Sequence[Record], refused: Sequence[Refusal], arrival: Arrival
+    ) -> None:
+        letters = [
+            _letter(arrival, refusal.reason, encode_json(refusal.record)) for refusal in refused
+        ]
+        try:
+            await self._warehouse.insert_message(
+                records, arrival.topic, (arrival.partition, arrival.offset)
+            )
+        except RecordInvalid as error:
+            letters.append(_letter(arrival, str(error), arrival.payload))
+        if letters:
+            await self.bury(letters, arrival.topic)
+
+    async def bury(self, letters: Sequence[DeadLetter], topic: str) -> None:
+        """Publish dead letters and count them."""
+        self._metrics.dead_letters.labels(topic).inc(len(letters))
+        await _until_sent(lambda: self._publisher.send_dead_letters(letters))
+
+    def _report(self) -> None:
+        state, label = self.state, str(self.state.partition)
+        metrics = self._metrics
+        metrics.capped.labels(label).set(state.panes.capped_records)
+        metrics.too_late.labels(label).set(state.panes.too_late_records)
+        metrics.unpriced_windows.labels(label).set(state.ledger.unpriced_windows)
+        metrics.unpriced_residences.labels(label).set(state.ledger.unpriced_residences)
+        metrics.corrections.labels(label).set(state.ledger.corrected_requests)
+        metrics.open_windows.labels(label).set(state.ledger.open_windows)
+        metrics.panes.labels(label).set(len(state.panes))
+        metrics.pending.labels(label).set(len(self._pending))
+        metrics.watermark.labels(label).set(state.watermark_us / 1e6)
+
+
+def dead_letter(arrival: Arrival, reason: str) -> DeadLetter:
+    """The whole message, unreadable as it is."""
+    return _letter(arrival, reason, arrival.payload)
+
+
+def _letter(arrival: Arrival, reason: str, payload: bytes) -> DeadLetter:
+    return DeadLetter(
+        ts_us=arrival.received_us,
+        source=f"{arrival.topic}/{arrival.partition}",
+        offset=arrival.offset,
+        reason=reason,
+        payload=payload,
+    )
+
+
+async def _until_sent(send: Callable[[], Awaitable[None]]) -> None:
+    """Try until it is sent; the producer is idempotent and every receiver bears a repeat."""
+    wait_s = _RETRY_FIRST_S
+    while True:
+        try:
+            await send()
+        except Exception as error:  # giving up would lose it
+            get_logger().warning("streams.publish_failed", reason=str(error)[:500])
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _RETRY_MAX_S)
+            continue
+        return
