@@ -73,7 +73,8 @@ def demo(
     data_dir: Annotated[Path, typer.Option(help="Emptied at each start.")] = Path(".redline/demo"),
 ) -> None:
     """A simulated fleet, three incidents, and what Redline does about them."""
-    from cli.demo.run import DemoOptions, run_demo
+    from cli.demo.layout import DemoOptions
+    from cli.demo.run import run_demo
 
     options = DemoOptions(
         seconds=seconds,

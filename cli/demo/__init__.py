@@ -1,0 +1,1 @@
+"""``redline demo``: a simulated fleet on the embedded stack, incidents, and what came of them."""
