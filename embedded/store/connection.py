@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,9 @@ class Written:
 class EngineConnection:
     """A connection that knows its database and its settings.
 
-    ``base_settings`` hold for every request; a request's own are set over them and taken back by
-    ``restore``. ``connect`` is ``chdb.connect``.
+    ``base_settings`` hold for every request; a request's own come over them, and go again when a
+    later request does not bring them. So equal requests cost no SET at all. ``connect`` is
+    ``chdb.connect``.
     """
 
     def __init__(
@@ -53,22 +54,48 @@ class EngineConnection:
         self.database = database
         self._current_database = ""
         self._base = dict(base_settings)
-        self._overridden: list[str] = []
+        self._in_force: dict[str, str] = {}  # what was set on the raw connection
+        self._uncertain = False
 
-    def prepare(self, database: str, settings: Mapping[str, str], *, first: bool) -> None:
-        """Select the database and apply settings; ``first`` sets the base settings as well.
+    def prepare(self, database: str, settings: Mapping[str, str]) -> None:
+        """Select the database and bring exactly these settings, over the base, into force.
 
         Raises:
-            chdb.ChdbError: an unknown database or setting.
+            chdb.ChdbError: an unknown database or setting; the next call puts things right.
         """
-        wanted = database or self.database
-        if wanted != self._current_database:
-            self._raw.query(f"USE {_quote_name(wanted)}")
-            self._current_database = wanted
-        merged = {**self._base, **settings} if first else dict(settings)
-        self._overridden = list(settings)
-        if merged:
-            self._raw.query(_set_statement(merged))
+        wanted_database = database or self.database
+        if wanted_database != self._current_database:
+            self._raw.query(f"USE {_quote_name(wanted_database)}")
+            self._current_database = wanted_database
+        if self._uncertain:
+            self._set_one_by_one()
+        wanted = {**self._base, **settings}
+        changes = [
+            f"{name} = {_quote(value)}"
+            for name, value in wanted.items()
+            if self._in_force.get(name) != value
+        ] + [f"{name} = DEFAULT" for name in self._in_force if name not in wanted]
+        if changes:
+            self._uncertain, self._in_force = True, self._in_force | wanted
+            self._raw.query("SET " + ", ".join(changes))
+            self._uncertain, self._in_force = False, wanted
+
+    def adopt(self, verb: str) -> None:
+        """After a session's own SET or USE: what it changed holds for its later requests."""
+        if verb == "SET":
+            text = self._fetch_text("SELECT name, value FROM system.settings WHERE changed")
+            rows = (line.split("\t", 1) for line in text.splitlines())
+            self._base = {name: value for name, value in rows if name not in _FIXED_BY_ENGINE}
+            self._in_force = dict(self._base)
+        elif verb == "USE":
+            self.database = self._current_database = self._fetch_text("SELECT currentDatabase()")
+
+    def _set_one_by_one(self) -> None:
+        """After a SET that failed, nobody knows how far it came: forget every name alone."""
+        for name in self._in_force:
+            with suppress(RuntimeError):  # the name that did not exist
+                self._raw.query(f"SET {name} = DEFAULT")
+        self._uncertain, self._in_force = False, {}
 
     def make_readonly(self) -> None:
         """From now on this connection only reads; nothing can undo it."""
@@ -112,28 +139,6 @@ class EngineConnection:
             )
         return Written(rows=result.rows_written(), bytes=result.bytes_written())
 
-    def restore(self, *, session_statement: str = "") -> None:
-        """Take the last request's settings back.
-
-        ``session_statement`` is the verb of what ran: after USE or SET, the session's own state
-        is read back from the engine, because it holds for later requests.
-        """
-        if self._overridden:
-            self._raw.query(
-                "SET "
-                + ", ".join(
-                    f"{name} = {_quote(self._base[name]) if name in self._base else 'DEFAULT'}"
-                    for name in self._overridden
-                )
-            )
-            self._overridden = []
-        if session_statement == "SET":
-            text = self._fetch_text("SELECT name, value FROM system.settings WHERE changed")
-            rows = (line.split("\t", 1) for line in text.splitlines())
-            self._base = {name: value for name, value in rows if name not in _FIXED_BY_ENGINE}
-        elif session_statement == "USE":
-            self.database = self._current_database = self._fetch_text("SELECT currentDatabase()")
-
     def close(self) -> None:
         """Release the connection; repeated calls do nothing."""
         self._raw.close()
@@ -163,10 +168,6 @@ def _readable_path(data: memoryview) -> Iterator[str]:
         os.close(handle)
         if sys.platform != "linux":
             Path(path).unlink()
-
-
-def _set_statement(values: Mapping[str, str]) -> str:
-    return "SET " + ", ".join(f"{name} = {_quote(value)}" for name, value in values.items())
 
 
 def _quote(value: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class Engine:
         self._address = _prepare_directory(data_dir, limits, fsync=fsync)
         self._lock = _take_lock(data_dir)
         self._root = self._open_root(data_dir)
+        self._idle: deque[EngineConnection] = deque(maxlen=limits.running_queries_max)
         self._sessions = SessionTable(self._connect, limits.sessions_max)
         self.version = self._fetch("SELECT version()")
         self.timezone = self._fetch("SELECT timezone()")
@@ -95,36 +97,48 @@ class Engine:
     def close(self) -> None:
         """Close everything; the directory is free when this returns, unless a query still runs."""
         self._sessions.close()
+        while self._idle:
+            self._idle.pop().close()
         self._root.close()
         os.close(self._lock)
 
     def _run_alone(self, request: Request, statement: Statement, started_ns: int) -> Reply:
-        connection = self._connect()
+        connection = self._connect() if request.readonly else self._take_idle()
+        reusable = False
         try:
-            connection.prepare(request.database, request.settings, first=True)
+            connection.prepare(request.database, request.settings)
             if request.readonly:
                 connection.make_readonly()
-            return _execute(connection, request, statement, started_ns)
+            reply = _execute(connection, request, statement, started_ns)
+            # Nothing of a read or of an insert with data stays behind on the connection.
+            reusable = statement.reads or statement.insert is not None
+            return reply
         finally:
-            connection.close()
+            if reusable and not request.readonly:
+                self._idle.append(connection)
+            else:
+                connection.close()
 
     def _run_in_session(self, request: Request, statement: Statement, started_ns: int) -> Reply:
         assert request.session is not None
         session = self._sessions.take(request.session, time.monotonic())
-        broken = True
-        verb = ""
         try:
-            try:
-                session.connection.prepare(request.database, request.settings, first=session.fresh)
-                # A session cannot go back from readonly; check_statement has seen to writes.
-                reply = _execute(session.connection, request, statement, started_ns)
-                verb = statement.verb
-                return reply
-            finally:
-                session.connection.restore(session_statement=verb)
-                broken = False
+            # What SET changes is the session's own, so the request's settings stay out of it.
+            settings = {} if statement.verb == "SET" else request.settings
+            session.connection.prepare(request.database, settings)
+            # A session cannot go back from readonly; check_statement has seen to writes.
+            reply = _execute(session.connection, request, statement, started_ns)
+            session.connection.adopt(statement.verb)
+            return reply
         finally:
-            self._sessions.give_back(request.session, time.monotonic(), broken=broken)
+            self._sessions.give_back(request.session, time.monotonic())
+
+    def _take_idle(self) -> EngineConnection:
+        """A connection that an earlier request has left, or a new one."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._connect()
 
     def _connect(self) -> EngineConnection:
         return EngineConnection(

@@ -16,12 +16,11 @@ from embedded.store.request import SessionRequest
 
 @dataclass(slots=True)
 class Session:
-    """A session; ``fresh`` until its first request has prepared the connection."""
+    """A session's connection, and until when it is kept."""
 
     connection: EngineConnection
     expires_s: float
     busy: bool = True
-    fresh: bool = True
 
 
 class SessionTable:
@@ -60,14 +59,13 @@ class SessionTable:
             session.expires_s = now_s + wanted.timeout_s
             return session
 
-    def give_back(self, wanted: SessionRequest, now_s: float, *, broken: bool) -> None:
-        """End a request on the session; it is closed if asked for, or if ``broken``."""
+    def give_back(self, wanted: SessionRequest, now_s: float) -> None:
+        """End a request on the session; it is closed if that was asked for."""
         with self._lock:
             session = self._sessions[wanted.id]
             session.busy = False
-            session.fresh = False
             session.expires_s = now_s + wanted.timeout_s
-            if broken or wanted.close_after:
+            if wanted.close_after:
                 self._sessions.pop(wanted.id).connection.close()
 
     def close(self) -> None:
