@@ -35,7 +35,7 @@ class EngineSpec(Section):
     precision: Literal["fp8", "bf16"] = "fp8"
     gpus: int = Field(1, ge=0, le=16)
     gpu_name: str = "NVIDIA H100 80GB HBM3"
-    speed: float = Field(4.0, gt=0)
+    speed: float = Field(6.0, gt=0)
     architecture: str = "llama-3.1-8b"  # one of serving.sizing.SHAPES
     kv_cache_dtype: KvCacheDtype = "fp8"
     kv_cache_gib: float = Field(1.0, gt=0)  # per GPU, as --kv-cache-memory-bytes
@@ -201,9 +201,9 @@ def default_tenants() -> list[TenantSpec]:
     """Four tenants as unlike as real ones: chat, retrieval, code and nightly summaries."""
     return [
         TenantSpec(name="acme", share=0.45, prompt_median_tokens=250, prefix_tokens=128),
-        TenantSpec(name="globex", share=0.3, prompt_median_tokens=600, prefix_tokens=256),
-        TenantSpec(name="initech", share=0.15, prompt_median_tokens=350, output_median_tokens=80),
-        TenantSpec(name="umbrella", share=0.1, prompt_median_tokens=900, output_median_tokens=48),
+        TenantSpec(name="globex", share=0.3, prompt_median_tokens=500, prefix_tokens=256),
+        TenantSpec(name="initech", share=0.2, prompt_median_tokens=350, output_median_tokens=80),
+        TenantSpec(name="umbrella", share=0.05, prompt_median_tokens=300, prefix_tokens=64),
     ]
 
 
@@ -216,7 +216,7 @@ def default_spec(
     rate_rps: float = 40.0,
     seed: int = 1,
     start: bool = False,
-    speed: float = 4.0,
+    speed: float = 6.0,
     model: str = "llama-3.1-8b-fp8",
 ) -> SimulatorSpec:
     """The demo's fleet: two engines of the stable version, one canary, in two regions.

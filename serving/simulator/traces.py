@@ -27,6 +27,8 @@ MOONCAKE_BLOCK_TOKENS = 512  # tokens that one of Mooncake's hash ids stands for
 SERVEGEN_WINDOW_S = 600
 SERVEGEN_PROMPT_MEDIAN_TOKENS = 800.0  # its length tables are not in the rate file
 SERVEGEN_OUTPUT_MEDIAN_TOKENS = 150.0
+_EARLIER = ValueError("it is earlier than the line before it")
+_IN_ORDER = "the lines in order of time"
 
 
 class TraceInvalid(Fault):
@@ -90,6 +92,7 @@ def azure_timestamp_us(text: str) -> int:
 def _azure(path: Path, text: TextIO, tenants: tuple[str, ...]) -> Iterator[Arrival]:
     picks = Draws(0, path.name)
     start_us: int | None = None
+    last_us = 0
     for number, line in _numbered(text, skip=1):
         fields = line.split(",")
         try:
@@ -99,8 +102,9 @@ def _azure(path: Path, text: TextIO, tenants: tuple[str, ...]) -> Iterator[Arriv
         except ValueError as error:
             raise _wrong(path, number, line, error, ",".join(AZURE_HEADER)) from error
         start_us = at_us if start_us is None else start_us
-        if at_us < start_us:
-            raise _wrong(path, number, line, ValueError("earlier than the first line"), "order")
+        if at_us < last_us:
+            raise _wrong(path, number, line, _EARLIER, _IN_ORDER)
+        last_us = at_us
         yield Arrival(
             at_us=at_us - start_us,
             request_id=f"{_stem(path)}-{number}",
@@ -113,6 +117,7 @@ def _azure(path: Path, text: TextIO, tenants: tuple[str, ...]) -> Iterator[Arriv
 
 def _mooncake(path: Path, text: TextIO, tenants: tuple[str, ...]) -> Iterator[Arrival]:
     start_ms: float | None = None
+    last_ms = 0.0
     for number, line in _numbered(text, skip=0):
         try:
             row = json.loads(line)
@@ -123,6 +128,9 @@ def _mooncake(path: Path, text: TextIO, tenants: tuple[str, ...]) -> Iterator[Ar
             expected = '{"timestamp": ms, "input_length": n, "output_length": n, "hash_ids": []}'
             raise _wrong(path, number, line, error, expected) from error
         start_ms = at_ms if start_ms is None else start_ms
+        if at_ms < last_ms:
+            raise _wrong(path, number, line, _EARLIER, _IN_ORDER)
+        last_ms = at_ms
         whole = list(dict.fromkeys(hashes))[: prompt // MOONCAKE_BLOCK_TOKENS]
         yield Arrival(
             at_us=round((at_ms - start_ms) * 1000),
