@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import sys
 import time
 from pathlib import Path
@@ -61,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings(options.config)
         configure(settings.log_level, settings.log_format, "dashboards")
+        # both repeat every failed connection; the poller says it once
+        for library in ("urllib3", "clickhouse_connect"):
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         asyncio.run(serve(settings, Secrets()))
     except Fault as fault:
         sys.stderr.write(f"{fault}\n")

@@ -33,6 +33,7 @@ LIVE_BUCKETS = 12  # re-sent each time, because late requests still change them
 SPARK_BUCKETS = 120
 EVERY_S = {"events": 2.0, "money": 5.0, "series": 5.0, "far_age": 30.0}
 UNWATCHED_S = 5.0  # the pace while nobody looks
+AWAY_S = 2.0  # and while the store is away
 
 encode = msgspec.json.encode
 
@@ -66,7 +67,7 @@ class Poller:
         self.problem: str | None = "ClickHouse was not read yet."
         self.tiles: dict[str, Any] | None = None
         self.spark: dict[str, Any] | None = None
-        self.verdict: Verdict = away("", None)
+        self.verdict: Verdict = away("Connecting", "", None)
 
     def want(self) -> None:
         """Somebody looks: poll at full pace for a while, and now if it was slow."""
@@ -85,7 +86,8 @@ class Poller:
                 log.info("store_state", problem=self.problem or "none")
             self._wake.clear()
             watched = self._hub.clients or self._clock_us() - self._wanted_us < 15 * SECOND_US
-            pause_s = self._refresh_s if watched else max(self._refresh_s, UNWATCHED_S)
+            slowest_s = AWAY_S if self.problem else 0.0 if watched else UNWATCHED_S
+            pause_s = max(self._refresh_s, slowest_s)
             try:
                 await asyncio.wait_for(self._wake.wait(), pause_s)
             except TimeoutError:
@@ -105,7 +107,7 @@ class Poller:
             self._count("failed")
             self.problem = str(error)
             age_ms = None if self._read_us is None else (self._clock_us() - self._read_us) / 1_000
-            self.verdict = away(self.problem, age_ms)
+            self.verdict = away(error.headline, error.reason, age_ms)
             await self._publish_status()
             return
         self._count("read")

@@ -29,7 +29,12 @@ _WITHOUT_SCHEMA = ("UNKNOWN_TABLE", "UNKNOWN_DATABASE", "Code: 60.", "Code: 81."
 
 
 class StoreAway(Fault):
-    """ClickHouse did not answer, or not with what was asked. The text is for the page."""
+    """ClickHouse did not answer with what was asked. Both texts are for the page."""
+
+    def __init__(self, headline: str, reason: str) -> None:
+        super().__init__(f"{headline}: {reason}")
+        self.headline = headline
+        self.reason = reason
 
 
 class Reader:
@@ -64,7 +69,7 @@ class Reader:
             return {name: self._rows(client, name, query) for name, query in queries.items()}
         except (ClickHouseError, OSError) as error:
             self._forget()
-            raise StoreAway(_explain(error)) from error
+            raise StoreAway(*_explain(error)) from error
 
     def _rows(self, client: Client, name: str, query: Query) -> Rows:
         began = time.perf_counter()
@@ -82,15 +87,19 @@ class Reader:
             client.close()
 
 
-def _explain(error: Exception) -> str:
-    """One sentence without addresses or SQL, for people who look at the page."""
+def _explain(error: Exception) -> tuple[str, str]:
+    """A headline and a sentence, without addresses or SQL: people read them on the page."""
     text = str(error)
     if any(mark in text for mark in _WITHOUT_SCHEMA):
-        return "ClickHouse answers, but has no Redline tables yet. Fix: run `redline migrate`."
-    if "TIMEOUT_EXCEEDED" in text or "Timeout" in text or "timed out" in text:
-        return f"ClickHouse took longer than {EXECUTION_TIME_S} s to answer."
+        return "The store is empty", "It has no Redline tables yet. Fix: run `redline migrate`."
+    if "TIMEOUT_EXCEEDED" in text or "timed out" in text.lower() or "Timeout" in text:
+        return "The store is slow", f"ClickHouse took longer than {EXECUTION_TIME_S} s to answer."
     if "AUTHENTICATION" in text or "Code: 516." in text:
-        return "ClickHouse refused the user or the password. Fix: set REDLINE_CLICKHOUSE_PASSWORD."
-    if "Connection refused" in text or "Failed to establish" in text or "Max retries" in text:
-        return "ClickHouse does not answer."
-    return f"ClickHouse failed: {text.splitlines()[0][:160] if text else type(error).__name__}."
+        return (
+            "The store refuses the page",
+            "Wrong user or password. Fix: set REDLINE_CLICKHOUSE_PASSWORD.",
+        )
+    if "refused" in text or "Failed to establish" in text or "Max retries" in text:
+        return "Reconnecting to the store", "ClickHouse does not answer; the page asks again."
+    first = text.splitlines()[0][:160] if text else type(error).__name__
+    return "The store fails", f"ClickHouse says: {first}"

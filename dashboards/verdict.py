@@ -58,10 +58,10 @@ def judge(
     return Verdict("ok", "Healthy", f"{detail} · {after}" if after else detail)
 
 
-def away(message: str, age_ms: float | None) -> Verdict:
-    """The verdict while ClickHouse does not answer."""
-    old = "nothing was read yet" if age_ms is None else f"figures are {duration(age_ms)} old"
-    return Verdict("none", "Reconnecting to the store", f"{message} Until then: {old}.")
+def away(headline: str, reason: str, age_ms: float | None) -> Verdict:
+    """The verdict while ClickHouse does not answer; ``age_ms`` since it last did."""
+    old = "Nothing was read yet." if age_ms is None else f"Figures are {duration(age_ms)} old."
+    return Verdict("none", headline, f"{reason} {old}")
 
 
 def duration(ms: float) -> str:

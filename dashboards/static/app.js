@@ -14,9 +14,11 @@ import { buildTiles, noteAge, paintSparks, paintTiles } from './tiles.js';
 const RANGES = [[300, '5 m'], [900, '15 m'], [3600, '1 h'], [21600, '6 h'], [86400, '24 h'], [604800, '7 d']];
 const DEFAULT_RANGE_S = 900;
 const DAY_S = 86400;
+const LOST_AFTER_MS = 1500; // a stream that is cut and back at once is not worth a word
+const SILENT_AFTER_MS = 12000; // a server that hangs keeps its connections open
 
 const state = {
-  range_s: rangeFromUrl(), paused: false, connected: true, lost_ms: null, skew_us: 0,
+  range_s: rangeFromUrl(), paused: false, connected: true, lost_ms: null, heard_ms: null, skew_us: 0,
   history: emptyHistory(), spark: null, now: { tiles: null, tenants: [], engines: [] },
   events: { marks: [], alerts: [], actions: [] }, older: [], status: null, fetching: null, fetched_ms: 0,
 };
@@ -60,7 +62,7 @@ function paint() {
 
 function paintTop() {
   const { status } = state;
-  const lost = !state.connected && performance.now() - state.lost_ms > 1500;
+  const lost = isLost();
   let verdict = status ? status.verdict : { level: 'none', text: 'Connecting', detail: 'Reading the first figures.' };
   if (lost) {
     const old = status?.read_us ? `Figures are ${span(now_us() - status.read_us)} old.` : '';
@@ -71,6 +73,11 @@ function paintTop() {
   const mark = { ok: '', warn: '▲ ', bad: '▲ ', none: '… ' }[verdict.level];
   const title = `${mark}${verdict.text} – Redline`;
   if (document.title !== title) document.title = title;
+}
+
+function isLost() {
+  const now = performance.now();
+  return (!state.connected && now - state.lost_ms > LOST_AFTER_MS) || (state.heard_ms !== null && now - state.heard_ms > SILENT_AFTER_MS);
 }
 
 function highlight(ref) {
@@ -150,7 +157,10 @@ async function fetchOverview() {
   }
 }
 
-const unlessPaused = (handle) => (body) => { if (!state.paused) handle(body); };
+const unlessPaused = (handle) => (body) => {
+  state.heard_ms = performance.now();
+  if (!state.paused) handle(body);
+};
 
 function onStream(how) {
   if (how === 'open') {
@@ -255,7 +265,7 @@ new ResizeObserver(() => requestAnimationFrame(() => {
   charts.forEach((chart) => chart.resize());
   paintSparks(state.now.tiles, state.spark);
 })).observe(byId('main'));
-setInterval(() => { if (!state.connected) want('verdict'); }, 1000);
+setInterval(() => { if (isLost()) want('verdict'); }, 1000);
 setInterval(() => { if (!state.paused && state.events.alerts.some((alert) => alert.ended_us === null)) want('feed'); }, 5000);
 
 fetchHistory();

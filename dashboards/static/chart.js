@@ -59,6 +59,7 @@ export class Chart {
       this.redraw();
     }
     this.note.hidden = this.lines.length > 0;
+    setText(this.note, data.t.length ? this.spec.empty : 'Not read yet');
     setAttribute(this.plotBox, 'aria-label', describe(this.spec, this.lines));
     if (this.details.open) this.fillTable();
   }
@@ -93,7 +94,7 @@ export class Chart {
   columns() {
     const t = this.data.t;
     if (!this.lines.length) return [t.length ? t : [0, 1], t.length ? t.map(() => null) : [null, null]];
-    if (!this.spec.stack) return [t, ...this.lines.map((line) => line.values)];
+    if (!this.spec.stack) return [t, ...this.lines.map((line) => line.drawn || line.values)];
     const sum = t.map(() => null), stacked = [];
     this.lines.forEach((line) => {
       if (!this.hidden.has(line.key)) line.values.forEach((v, i) => { if (v !== null) sum[i] = (sum[i] || 0) + v; });
@@ -116,7 +117,7 @@ export class Chart {
       scales: { x: { time: true }, y: { range: (u, min, max) => [0, this.topOf(max)] } },
       axes: [
         { ...axis, size: 26, gap: 6, space: 64, values: (u, ticks) => this.timeTicks(ticks) },
-        { ...axis, size: AXIS_WIDTH, gap: 6, space: 34, values: (u, ticks) => ticks.map((v) => (v === null ? '' : spec.axis(v))) },
+        { ...axis, size: AXIS_WIDTH, gap: 6, space: 34, values: (u, ticks) => ticks.map((v) => (v === null || !this.lines.length ? '' : spec.axis(v))) },
       ],
       series: [{}, ...(series.length ? series : [{ show: false }])],
       bands: spec.stack ? series.slice(1).map((_, i) => ({ series: [i + 1, i + 2] })) : undefined,
@@ -140,14 +141,16 @@ export class Chart {
 
   topOf(max) {
     if (this.spec.top) return this.spec.top;
-    return niceTop((max || 0) * 1.05);
+    const limit = this.view.limits[this.spec.limit];
+    // a limit that is near belongs into the picture, one that is far would flatten it
+    return niceTop(Math.max((max || 0) * 1.05, limit && max > limit * 0.6 ? limit * 1.05 : 0));
   }
 
   // One format for a whole axis; days only where days differ.
   timeTicks(ticks) {
     const length = ticks.length > 1 ? ticks.at(-1) - ticks[0] : 0, step = ticks.length > 1 ? ticks[1] - ticks[0] : 60;
     return ticks.map((t) => {
-      if (t === null) return '';
+      if (t === null || !this.data.t.length) return '';
       const d = new Date(t * 1000);
       if (length > 86400 * 1.5) return `${d.toLocaleDateString(undefined, { month: 'short', day: 'numeric' })}${step < 86400 ? ' ' + clock(t * 1e6, false) : ''}`;
       return clock(t * 1e6, step < 60);
@@ -156,8 +159,8 @@ export class Chart {
 
   drawLimit(u) {
     const limit = this.view.limits[this.spec.limit];
-    if (limit === undefined || limit === null || limit > u.scales.y.max) return;
-    const y = Math.round(u.valToPos(limit, 'y', true)), c = u.ctx, ratio = devicePixelRatio || 1;
+    if (!this.lines.length || limit === undefined || limit === null || limit > u.scales.y.max) return;
+    const y = Math.round(u.valToPos(limit, 'y', true)), c = u.ctx, ratio = devicePixelRatio || 1, above = y - u.bbox.top > 14 * ratio;
     c.save();
     c.strokeStyle = c.fillStyle = colour('--bad');
     c.globalAlpha = 0.75;
@@ -168,9 +171,9 @@ export class Chart {
     c.lineTo(u.bbox.left + u.bbox.width, y);
     c.stroke();
     c.font = `${10 * ratio}px system-ui, sans-serif`;
-    c.textAlign = 'right';
-    c.textBaseline = 'bottom';
-    c.fillText(`limit ${this.spec.format(limit)}`, u.bbox.left + u.bbox.width - 2 * ratio, y - 2 * ratio);
+    c.textAlign = 'left';
+    c.textBaseline = above ? 'bottom' : 'top';
+    c.fillText(`limit ${this.spec.format(limit)}`, u.bbox.left + 4 * ratio, y + (above ? -2 : 3) * ratio);
     c.restore();
   }
 

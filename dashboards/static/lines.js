@@ -18,6 +18,12 @@ function versionLabel(line, all) {
 
 const last = (values) => values.slice(-2).findLast((v) => v !== null);
 
+// An hour without errors is no line along the bottom; the legend and the table still say 0.
+function withoutFlatZeros(values) {
+  const quiet = (v) => v === 0 || v === null || v === undefined;
+  return values.map((v, i) => (v === 0 && quiet(values[i - 1]) && quiet(values[i + 1]) ? null : v));
+}
+
 function traffic(data) {
   const found = [];
   for (const line of data.traffic) {
@@ -28,7 +34,7 @@ function traffic(data) {
   for (const line of data.traffic) {
     if (!line.errors_per_s.some((v) => v > 0)) continue;
     found.push({ key: `e ${line.model} ${line.version}`, label: `${versionLabel(line, data.traffic)} errors`,
-      values: line.errors_per_s, colour: '--bad', fill: true, dash: found.length % 2 ? [] : [5, 3] });
+      values: line.errors_per_s, drawn: withoutFlatZeros(line.errors_per_s), colour: '--bad', fill: true, dash: found.length % 2 ? [] : [5, 3] });
   }
   return found;
 }

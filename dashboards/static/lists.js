@@ -74,7 +74,17 @@ export function paintFeed(events, now_us, highlight) {
   }));
 }
 
+// Rows that say the same are left alone, so that a selection in them survives.
+const painted = {};
+function same(name, rows) {
+  const text = JSON.stringify(rows);
+  if (painted[name] === text) return true;
+  painted[name] = text;
+  return false;
+}
+
 export function paintTenants(rows) {
+  if (same('tenants', rows)) return;
   const box = byId('tenants');
   if (!rows.length) {
     box.replaceChildren(make('p', { class: 'nothing' }, 'No bill yet today. It appears with the first priced engine window.'));
@@ -93,6 +103,7 @@ export function paintTenants(rows) {
 }
 
 export function paintEngines(rows, now_us, limit) {
+  if (same('engines', rows)) return;
   const box = byId('engines');
   if (!rows.length) {
     box.replaceChildren(make('p', { class: 'nothing' }, 'No engine seen in the last 30 s. Name one under collectors.engines.'));

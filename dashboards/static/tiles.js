@@ -19,7 +19,7 @@ const TILES = [
     sub: (t) => `${window_(t)} · p50 ${milliseconds(t.p50_latency_ms).join(' ')}`, empty: 'no requests',
     title: (t) => `End to end, 99 % of ${requests(t.samples || 0)} in ${window_(t)} were faster; merged sketches, within 1 %.` + limitText(t, (v) => milliseconds(v).join(' ')) },
   { id: 'p95_ttft_ms', label: 'First token p95', value: (t) => milliseconds(t.value), spark: 'p95_ttft_ms',
-    sub: (t) => `${window_(t)} · ${requests(t.samples)}`, empty: 'no streamed requests',
+    sub: (t) => `${window_(t)} · ${requests(t.samples)}`, empty: (t) => (t.samples ? 'none streamed' : 'no requests'),
     title: (t) => `Time to first token (TTFT) of streamed requests; 95 % were faster, in ${window_(t)}.` + limitText(t, (v) => milliseconds(v).join(' ')) },
   { id: 'usd_per_million_output_tokens', label: 'Per 1M output tokens', value: (t) => [dollars(t.value), ''], spark: 'usd_per_million_output_tokens',
     sub: (t) => `${window_(t)} · ${t.with_idle === null ? `${count(t.samples)} tokens` : `${dollars(t.with_idle)} with idle`}`, empty: 'no tokens yet',
@@ -34,6 +34,12 @@ const TILES = [
     sub: (t) => (t.requests_age_ms === null ? 'engines only' : `last request ${age(Math.max(0, t.requests_age_ms)).join(' ')}`), empty: 'no data yet',
     title: () => 'Time since the newest stored request or engine sample.' },
 ];
+
+// "Yet" only while nothing at all has arrived: later, none in the window is a fact of its own.
+function emptyWords(spec, tile, tiles) {
+  const text = typeof spec.empty === 'string' ? spec.empty : spec.empty(tile);
+  return tiles.data_age_ms.value === null && text === 'no requests' ? 'no requests yet' : text;
+}
 
 const SIGN = { warn: '▲ near limit', bad: '▲ over limit', ok: '', none: '' };
 const AGE_POINTS = 120;
@@ -62,7 +68,7 @@ export function paintTiles(tiles, spark) {
     const empty = tile.value === null;
     setAttribute(part.tile, 'data-level', tile.level);
     part.tile.toggleAttribute('data-empty', empty);
-    const [number, unit] = empty ? [spec.empty, ''] : spec.value(tile);
+    const [number, unit] = empty ? [emptyWords(spec, tile, tiles), ''] : spec.value(tile);
     setText(part.number, number);
     setText(part.unit, unit);
     setText(part.sign, SIGN[tile.level]);

@@ -229,6 +229,30 @@ def seed_events(client: Client, told: Story, now_us: int) -> None:
     )  # fmt: skip
 
 
+def open_incident(client: Client, now_us: int) -> None:
+    """An alert that fires since 95 s and a rollback that waits for approval."""
+    started_us = now_us - 95 * SECOND_US
+    reason = "p99 7,420 ms over 5,000 ms for 30 s, 268 requests"
+    _insert(
+        client,
+        "alerts (ts, fingerprint, incident_id, rule, from_state, to_state, reason, severity, "
+        "labels, value, threshold)",
+        [
+            (started_us, "fp-open", "inc-0pen", "p99_latency_over_slo", "pending", "firing", reason,
+             "page", ("raw", f"{{'model':'{MODEL}','version':'v3'}}"), 7420.0, 5000.0)
+        ],
+    )  # fmt: skip
+    _insert(
+        client,
+        "actions (ts, action_id, incident_id, kind, mode, status, target, from_state, reason, "
+        "expires_at, attempt)",
+        [
+            (started_us + SECOND_US, "act-open", "inc-0pen", "rollback", "approve", "proposed",
+             MODEL, "v3", reason, started_us + 300 * SECOND_US, 0)
+        ],
+    )  # fmt: skip
+
+
 def _insert(client: Client, target: str, rows: Iterable[tuple[Any, ...]]) -> None:
     values = ", ".join("(" + ", ".join(_literal(value) for value in row) + ")" for row in rows)
     client.command(f"INSERT INTO {target} VALUES {values}")
