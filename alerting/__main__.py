@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from alerting.app import Alerting
-from redline.errors import AddressInUse, ConfigFault
+from redline.errors import AddressInUse, ConfigFault, Fault
 from redline.log import configure
 from redline.settings import Secrets, load_settings
 
@@ -22,9 +22,9 @@ def main() -> int:
         settings = load_settings(arguments.config)
         configure(settings.log_level, settings.log_format, "alerting")
         asyncio.run(Alerting(settings, Secrets()).run())
-    except (AddressInUse, ConfigFault) as fault:
+    except Fault as fault:
         sys.stderr.write(f"alerting: {fault}\n")
-        return 2
+        return 2 if isinstance(fault, AddressInUse | ConfigFault) else 1
     return 0
 
 

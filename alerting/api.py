@@ -141,8 +141,7 @@ def _waiting(writer: Writer, action_id: str) -> Action:
 
 async def _decide(writer: Writer, action: Action, decision: Decision) -> dict[str, Any]:
     now_us = wall_us()
-    step = writer.engine.settle(
-        writer.state, action, drained=False, now_us=now_us, actor=decision.by
-    )
+    consequences = writer.engine.consequences
+    step = consequences.settle(writer.state, action, actor=decision.by, now_us=now_us)
     await writer.commit(step)
     return _view(action)

@@ -21,15 +21,15 @@ def rfc3339(us: int) -> str:
     return datetime.fromtimestamp(us / 1_000_000, UTC).isoformat().replace("+00:00", "Z")
 
 
-def action_body(event: ActionEvent, page_url: str) -> bytes:
-    """The request body. Its id is the action's, in every attempt."""
+def action_body(event: ActionEvent, proposed_at_us: int, page_url: str) -> bytes:
+    """The request body: the same bytes in every attempt."""
     body = {
         "specversion": "1.0",
         "id": event.action_id,
         "source": SOURCE,
         "type": f"redline.action.{event.kind}",
         "subject": event.target,
-        "time": rfc3339(event.ts_us),
+        "time": rfc3339(proposed_at_us),
         "datacontenttype": "application/json",
         "data": {
             "action_id": event.action_id,

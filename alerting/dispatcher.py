@@ -21,7 +21,7 @@ from alerting.messages import incident_message
 from alerting.metrics import Metrics
 from alerting.notify.slack import SlackChannel, SlackRefused
 from alerting.notify.webhook import WebhookReceiver
-from alerting.state import Action, Incident, Notification, Step
+from alerting.state import Action, Incident, Step
 from alerting.writer import Writer
 from redline.log import get_logger
 from redline.records import DeadLetter
@@ -104,33 +104,29 @@ class Dispatcher:
         if not due:
             return False
         incident, notification = due[0]
-        await self._keep(outbox.claim_notification(incident, notification.key))
+        key = notification.key
+        await self._keep(outbox.claim_notification(incident, key))
         try:
-            channel, ts = await self._tell(slack, incident, notification)
+            channel, ts = await self._tell(slack, incident, notification.text)
         except SlackRefused as refusal:
             self._metrics.notifications.labels(SLACK, "failed").inc()
             get_logger().warning(
                 "notification.failed", incident=incident.incident_id, reason=refusal.reason
             )
-            incident = self._writer.state.incidents[incident.incident_id]
-            await self._keep(
-                outbox.notification_failed(
-                    incident, notification.key, refusal.reason, refusal.retry_after_s, wall_us()
-                )
+            later = outbox.notification_failed(
+                self._latest(incident), key, refusal.reason, refusal.retry_after_s, wall_us()
             )
+            await self._keep(later)
             return True
         self._metrics.notifications.labels(SLACK, "sent").inc()
         self._metrics.notification_latency_s.labels(SLACK).observe(
             max(0, wall_us() - notification.at_us) / 1e6
         )
-        incident = self._writer.state.incidents[incident.incident_id]
-        await self._keep(outbox.notification_sent(incident, notification.key, channel, ts))
+        await self._keep(outbox.notification_sent(self._latest(incident), key, channel, ts))
         return True
 
-    async def _tell(
-        self, slack: SlackChannel, incident: Incident, notification: Notification
-    ) -> tuple[str, str]:
-        state = self._writer.state
+    async def _tell(self, slack: SlackChannel, incident: Incident, text: str) -> tuple[str, str]:
+        state, incident = self._writer.state, self._latest(incident)
         message = incident_message(
             self._writer.engine.rule_of(incident),
             incident,
@@ -142,10 +138,14 @@ class Dispatcher:
         if not ts or not await slack.update(channel, ts, message):
             channel, ts = await slack.post(message, incident.incident_id)
             # Kept before the thread is written: a message that is known is never posted again.
-            latest = state.incidents[incident.incident_id]
-            await self._keep(msgspec.structs.replace(latest, channel=channel, ts=ts))
-        await slack.reply(channel, ts, notification.text)
+            posted = msgspec.structs.replace(self._latest(incident), channel=channel, ts=ts)
+            await self._keep(posted)
+        await slack.reply(channel, ts, text)
         return channel, ts
+
+    def _latest(self, incident: Incident) -> Incident:
+        """As it is now: it goes on while something is being sent."""
+        return self._writer.state.incidents.get(incident.incident_id, incident)
 
     async def _keep(self, incident: Incident) -> None:
         step = Step()
@@ -156,28 +156,31 @@ class Dispatcher:
 
     async def _act_next(self, webhook: WebhookReceiver) -> bool:
         state, engine = self._writer.state, self._writer.engine
+        settle = engine.consequences.settle
         now_us = wall_us()
         due = outbox.due_actions(state.actions.values(), webhook.name, now_us)
         if not due:
             return False
         action = due[0]
         if engine.limits.frozen or now_us >= action.event.expires_at_us:
-            late = outbox.expire_action(action, webhook.name, now_us)
-            await self._writer.commit(engine.settle(state, late, drained=False, now_us=now_us))
+            why = "the kill switch is on" if engine.limits.frozen else "too late"
+            late = outbox.expire_action(action, webhook.name, why, now_us)
+            await self._writer.commit(settle(state, late, now_us=now_us))
             return True
         claimed = outbox.claim_action(action, webhook.name, now_us)
-        await self._writer.commit(engine.settle(state, claimed, drained=False, now_us=now_us))
-        body = cloudevents.action_body(claimed.event, self._page_url)
+        await self._writer.commit(settle(state, claimed, now_us=now_us))
+        body = cloudevents.action_body(claimed.event, claimed.proposed_at_us, self._page_url)
         reply = await webhook.deliver(claimed.event, body, wall_us())
         now_us = wall_us()
-        action = state.actions[claimed.event.action_id]  # another receiver may have moved it
+        # Another receiver may have moved it meanwhile.
+        action = state.actions.get(claimed.event.action_id, claimed)
         settled = outbox.settle_action(action, webhook.name, reply, random.random(), now_us)  # noqa: S311
-        step = engine.settle(state, settled, drained=reply.drained, now_us=now_us)
+        step = settle(state, settled, drained=reply.drained, now_us=now_us)
         if settled.event.status == "failed":
             step.dead_letters.append(_dead_letter(webhook.name, settled, body, now_us))
         get_logger().info(
             "action.attempted",
-            action=action.event.action_id,
+            action=settled.event.action_id,
             receiver=webhook.name,
             status=settled.event.status,
             http_status=reply.http_status,
@@ -189,12 +192,11 @@ class Dispatcher:
     async def _close_overdue(self) -> bool:
         """Proposals that nobody approved in time."""
         state, now_us = self._writer.state, wall_us()
+        settle = self._writer.engine.consequences.settle
         for action in list(state.actions.values()):
             if outbox.is_overdue(action, now_us):
                 late = outbox.close(action, "expired", "nobody approved it in time", now_us)
-                await self._writer.commit(
-                    self._writer.engine.settle(state, late, drained=False, now_us=now_us)
-                )
+                await self._writer.commit(settle(state, late, now_us=now_us))
                 return True
         return False
 

@@ -1,9 +1,10 @@
 """One signal through all of alerting, in the order that is written here and nowhere else:
 
-    refuse the future -> rules -> machine -> absence of other signals -> incident -> action -> audit
+    refuse the future -> rules -> machine -> consequences
 
-``evaluate(state, signal, now)`` returns a step and changes nothing; the shell applies the step
-and writes it. This file refuses to send: it only leaves things due in the outbox.
+and, about once a second of event time, the sweep: what the absence of signals means, what an
+action brought, what may be forgotten. Both return a step and change nothing; the shell applies
+and writes it. This file refuses to send.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ from collections.abc import Iterable
 
 import msgspec
 
-from alerting import audit, policy
-from alerting.history import action_line, alert_line
-from alerting.identity import fingerprint, notification_key
+from alerting.consequences import Consequences
+from alerting.history import not_fixed_line
+from alerting.identity import fingerprint
 from alerting.machine import Alert, transition
 from alerting.policy import Limits
 from alerting.rules import SECOND_US, Observation, Rule, matches, observe
-from alerting.state import Action, Incident, Notification, State, Step
+from alerting.state import Incident, State, Step
 from redline.errors import RecordInvalid
-from redline.records import ActionEvent, AlertEvent, Signal
+from redline.records import Signal
 
 FUTURE_US_MAX = 300 * SECOND_US
 ALERTS_MAX = 10_000
-NOTIFICATIONS_MAX = 64  # of one incident; the oldest that were sent are forgotten first
 FORGET_AFTER_US = 24 * 3_600 * SECOND_US
-_TOLD = frozenset(("firing", "nodata", "resolved"))
+WATCH_US = 600 * SECOND_US  # how long an action may take to show in the numbers
+# A snapshot is renewed this often within the time after which data counts as absent, so that a
+# restart does not take its own snapshot's age for an absence.
+RENEWALS_PER_ABSENCE = 4
+_ABSENT = Observation(kind="nodata", ts_us=None)
+_REMOVED = Observation(kind="removed", ts_us=None)
 
 
 class Engine:
@@ -35,14 +40,14 @@ class Engine:
     def __init__(self, rules: Iterable[Rule], limits: Limits, notifiers: Iterable[str]) -> None:
         self.rules = {rule.name: rule for rule in rules}
         self.limits = limits
-        self.notifiers = tuple(notifiers)
+        self.consequences = Consequences(limits, notifiers)
         self._by_signal: dict[str, list[Rule]] = {}
         for rule in self.rules.values():
             self._by_signal.setdefault(rule.signal, []).append(rule)
 
-    def rule_of(self, incident: Incident) -> Rule:
-        """The incident's rule; a rule that is configured no more is known by its name only."""
-        return self.rules.get(incident.rule) or Rule(name=incident.rule, signal="", above=0)
+    def rule_of(self, subject: Incident | Alert) -> Rule:
+        """Its rule; a rule that is configured no more is known by its name only."""
+        return self.rules.get(subject.rule) or Rule(name=subject.rule, signal="", above=0)
 
     def evaluate(self, state: State, signal: Signal, now_us: int) -> Step:
         """What ``signal`` changes. ``now_us`` is the wall clock; alerts live in event time.
@@ -55,41 +60,52 @@ class Engine:
             raise RecordInvalid(f"signal {signal.name} is {ahead_s:.0f} s from the future")
         step = Step()
         for rule in self._by_signal.get(signal.name, ()):
-            if matches(rule, signal):
-                name = fingerprint(rule.name, signal.labels)
-                alert = state.alerts.get(name)
-                if alert is None:
-                    if len(state.alerts) >= ALERTS_MAX:
-                        step.series_refused += 1
-                        continue
-                    alert = Alert(
-                        fingerprint=name,
-                        rule=rule.name,
-                        labels=dict(sorted(signal.labels.items())),
-                        severity=rule.severity,
-                    )
-                alert = msgspec.structs.replace(alert, threshold=rule.above)
-                observation = self._drained(state, alert, observe(rule, signal))
-                self._move(state, step, rule, alert, observation, signal.ts_us, now_us)
+            if not matches(rule, signal):
+                continue
+            alert = self._alert(state, rule, signal.labels)
+            if alert is None:
+                step.series_refused += 1
+                continue
+            observation = self._drained(state, alert, observe(rule, signal))
+            self._move(state, step, rule, alert, observation, signal.ts_us, now_us)
         return step
 
     def sweep(self, state: State, watermark_us: int, now_us: int) -> Step:
-        """What the absence of signals changes, now that others have come up to ``watermark_us``."""
+        """What is due because event time has come up to ``watermark_us``."""
         step = Step()
-        absent = Observation(kind="nodata", ts_us=None)
         for alert in state.alerts.values():
             rule = self.rules.get(alert.rule)
-            if rule is None or (alert.state == "nodata" and not alert.drained):
-                continue
-            if watermark_us - alert.last_ts_us < rule.nodata_after_us:
-                continue
-            if alert.state in ("inactive", "resolved") and rule.on_nodata == "hold":
-                if watermark_us - alert.last_ts_us >= FORGET_AFTER_US:
-                    self._forget(state, step, alert)
-                continue
-            observation = self._drained(state, alert, absent)
-            self._move(state, step, rule, alert, observation, watermark_us, now_us)
+            silent_us = watermark_us - alert.last_ts_us
+            if rule is None:
+                known = self.rule_of(alert)
+                self._move(state, step, known, alert, _REMOVED, watermark_us, now_us)
+            elif _is_quiet(rule, alert):
+                if silent_us >= FORGET_AFTER_US:
+                    step.alerts[alert.fingerprint] = None
+                    step.durable.add(alert.fingerprint)
+            elif silent_us >= rule.nodata_after_us:
+                observation = self._drained(state, alert, _ABSENT)
+                self._move(state, step, rule, alert, observation, watermark_us, now_us)
+        self._judge_actions(state, step, watermark_us)
+        _forget(state, step, watermark_us)
         return step
+
+    def _alert(self, state: State, rule: Rule, labels: dict[str, str]) -> Alert | None:
+        name = fingerprint(rule.name, labels)
+        alert = state.alerts.get(name)
+        if alert is None:
+            if len(state.alerts) >= ALERTS_MAX:
+                return None
+            return Alert(
+                fingerprint=name,
+                rule=rule.name,
+                labels=dict(sorted(labels.items())),
+                severity=rule.severity,
+                threshold=rule.above,
+            )
+        if alert.threshold != rule.above:  # the rule was changed since
+            return msgspec.structs.replace(alert, threshold=rule.above)
+        return alert
 
     def _drained(self, state: State, alert: Alert, observation: Observation) -> Observation:
         """No data from a version that was rolled back is what was asked for, not a loss.
@@ -101,13 +117,9 @@ class Engine:
             return observation
         if not (alert.open or alert.state == "resolved"):
             return observation
-        if any(self._ill(other) for other in siblings(state, alert)):
+        if any(_is_ill(other) for other in siblings(state, alert)):
             return observation
         return msgspec.structs.replace(observation, kind="drained")
-
-    @staticmethod
-    def _ill(alert: Alert) -> bool:
-        return alert.state in ("pending", "firing", "nodata") and not alert.drained
 
     def _move(
         self,
@@ -123,121 +135,65 @@ class Engine:
         if after is alert:
             return
         name = after.fingerprint
-        quiet = after.state == "inactive" and rule.on_nodata == "hold"
-        kept = name in state.alerts
-        if events or _lasting(after) != _lasting(alert) or (not quiet and not kept):
+        if events or (not _is_quiet(rule, after) and _must_keep(rule, alert, after)):
             step.durable.add(name)
-        step.alerts[name] = None if quiet and events else after
+            after = msgspec.structs.replace(after, kept_at_us=after.last_ts_us)
+        # An alert that is inactive again is as good as new: its snapshot is removed.
+        gone = bool(events) and after.state == "inactive" and _is_quiet(rule, after)
+        step.alerts[name] = None if gone else after
         for event in events:
-            self._follow(state, step, rule, after, event, now_us)
+            self.consequences.follow(state, step, rule, after, event, now_us)
 
-    def _follow(
-        self,
-        state: State,
-        step: Step,
-        rule: Rule,
-        alert: Alert,
-        event: AlertEvent,
-        now_us: int,
-    ) -> None:
-        """What one transition leads to."""
-        step.alert_events.append(event)
-        record(state, step, "alerting", f"alert.{event.to_state}", event, now_us)
-        if not event.incident_id:
-            return
-        incident = step.incidents.get(event.incident_id) or state.incidents.get(event.incident_id)
-        if incident is None:
-            incident = Incident(
-                incident_id=event.incident_id,
-                fingerprint=alert.fingerprint,
-                rule=rule.name,
-                severity=rule.severity,
-                started_at_us=event.started_at_us or event.ts_us,
-                labels=alert.labels,
-            )
-        if event.to_state == "resolved":
-            incident = msgspec.structs.replace(incident, resolved_at_us=event.ts_us)
-        if event.to_state in _TOLD and event.reason != "relapsed":
-            acted = acted_on(state, event.incident_id)
-            line = alert_line(rule, event, acted)
-            incident = self.tell(incident, event.to_state, line, event.ts_us)
-        step.incidents[incident.incident_id] = incident
-        if event.reason == "breach_held":
-            known = (*state.actions.values(), *(a for a in step.actions.values() if a))
-            action = policy.decide(rule, alert, known, self.limits, now_us)
-            if action is not None and action.event.action_id not in state.actions:
-                self.advance(state, step, action, now_us)
-
-    def advance(
-        self, state: State, step: Step, action: Action, now_us: int, actor: str = "alerting"
-    ) -> None:
-        """Record an action's new status everywhere: topic, audit, the incident's history."""
-        event = action.event
-        step.actions[event.action_id] = action
-        step.action_events.append(event)
-        record(state, step, actor, f"action.{event.status}", event, now_us)
-        incident = step.incidents.get(event.incident_id) or state.incidents.get(event.incident_id)
-        if incident is not None and event.status != "delivering":
-            transition_name = f"action.{event.status}"
-            step.incidents[incident.incident_id] = self.tell(
-                incident, transition_name, action_line(event), event.ts_us
-            )
-
-    def settle(
-        self,
-        state: State,
-        action: Action,
-        *,
-        drained: bool,
-        now_us: int,
-        actor: str = "alerting",
-    ) -> Step:
-        """What an action's new status changes. ``drained``: its ``from`` has no traffic now."""
-        step = Step()
-        self.advance(state, step, action, now_us, actor)
-        alert = state.alerts.get(action.fingerprint)
-        if drained and alert is not None and alert.incident_id == action.event.incident_id:
-            step.alerts[alert.fingerprint] = msgspec.structs.replace(alert, drained=True)
-            step.durable.add(alert.fingerprint)
-        return step
-
-    def tell(self, incident: Incident, transition_name: str, text: str, at_us: int) -> Incident:
-        """Leave one notification due per receiver; one that is there already stays as it is."""
-        known = {notification.key for notification in incident.notifications}
-        fresh = [
-            Notification(key=key, receiver=receiver, text=text, at_us=at_us, due_at_us=at_us)
-            for receiver in self.notifiers
-            if (key := notification_key(incident.incident_id, transition_name, at_us, receiver))
-            not in known
-        ]
-        notifications = (*incident.notifications, *fresh)
-        excess = len(notifications) - NOTIFICATIONS_MAX
-        if excess > 0:
-            old = [n.key for n in notifications if n.status in ("sent", "failed")][:excess]
-            notifications = tuple(n for n in notifications if n.key not in old)
-        return msgspec.structs.replace(incident, notifications=notifications)
-
-    @staticmethod
-    def _forget(state: State, step: Step, alert: Alert) -> None:
-        step.alerts[alert.fingerprint] = None
-        step.durable.add(alert.fingerprint)
-        for incident in state.incidents.values():
-            if incident.fingerprint == alert.fingerprint:
-                step.incidents[incident.incident_id] = None
+    def _judge_actions(self, state: State, step: Step, watermark_us: int) -> None:
+        """Say so when an action was carried out and its incident is open all the same."""
         for action in state.actions.values():
-            if action.fingerprint == alert.fingerprint and action.final:
-                step.actions[action.event.action_id] = None
+            event = action.event
+            if action.watched or not action.acted or watermark_us - event.ts_us < WATCH_US:
+                continue
+            step.actions[event.action_id] = msgspec.structs.replace(action, watched=True)
+            incident = step.incidents.get(event.incident_id, state.incidents.get(event.incident_id))
+            if incident is None or incident.resolved_at_us is not None:
+                continue
+            alert = state.alerts.get(action.fingerprint)
+            value = alert.value if alert is not None else None
+            line = not_fixed_line(self.rule_of(incident), value, event, watermark_us)
+            step.incidents[incident.incident_id] = self.consequences.tell(
+                incident, "action.not_fixed", line, watermark_us
+            )
 
 
-def _lasting(alert: Alert) -> tuple[object, ...]:
-    """What must survive a restart: everything but the numbers of the last signal."""
-    return (
-        alert.state,
-        alert.breached_at_us,
-        alert.cleared_at_us,
-        alert.started_at_us,
-        alert.drained,
+def _forget(state: State, step: Step, watermark_us: int) -> None:
+    for incident in state.incidents.values():
+        ended_us = incident.resolved_at_us
+        if ended_us is not None and watermark_us - ended_us >= FORGET_AFTER_US:
+            step.incidents[incident.incident_id] = None
+    for action in state.actions.values():
+        event = action.event
+        over = action.final and (action.watched or not action.acted)
+        if over and watermark_us - event.ts_us >= FORGET_AFTER_US:
+            step.actions[event.action_id] = None
+
+
+def _is_quiet(rule: Rule, alert: Alert) -> bool:
+    """Whether nothing about it needs to survive but that it is over."""
+    return alert.state in ("inactive", "resolved") and rule.on_nodata == "hold"
+
+
+def _must_keep(rule: Rule, before: Alert, after: Alert) -> bool:
+    """Whether a restart from the last snapshot would not know what ``after`` knows."""
+    if not before.kept_at_us or after.last_ts_us - before.kept_at_us >= (
+        rule.nodata_after_us // RENEWALS_PER_ABSENCE
+    ):
+        return True
+    return (before.breached_at_us, before.cleared_at_us, before.drained) != (
+        after.breached_at_us,
+        after.cleared_at_us,
+        after.drained,
     )
+
+
+def _is_ill(alert: Alert) -> bool:
+    return alert.state in ("pending", "firing", "nodata") and not alert.drained
 
 
 def siblings(state: State, alert: Alert) -> list[Alert]:
@@ -250,31 +206,3 @@ def siblings(state: State, alert: Alert) -> list[Alert]:
         and other.fingerprint != alert.fingerprint
         and other.labels.get("model") == model
     ]
-
-
-def acted_on(state: State, incident_id: str) -> ActionEvent | None:
-    """The delivered action of an incident, if there is one."""
-    for action in state.actions.values():
-        event = action.event
-        if event.incident_id == incident_id and event.status == "delivered":
-            return event
-    return None
-
-
-def record(
-    state: State,
-    step: Step,
-    actor: str,
-    name: str,
-    what: AlertEvent | ActionEvent,
-    now_us: int,
-) -> None:
-    """Add one link to the audit chain."""
-    head = step.audit_head or state.audit_head
-    payload = {
-        key: value
-        for key, value in msgspec.to_builtins(what).items()
-        if key not in ("type",) and value is not None
-    }
-    step.audit_head, entry = audit.append(head, actor, name, payload, now_us)
-    step.audit_entries.append(entry)

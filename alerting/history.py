@@ -42,6 +42,8 @@ def alert_line(rule: Rule, event: AlertEvent, acted: ActionEvent | None) -> str:
         return "No data: the alert stays open and nothing is done on its account."
     if event.to_state == "resolved":
         after = f"after {seconds(open_us)}"
+        if event.reason == "rule_removed":
+            return f"Closed {after}: the rule {event.rule} is configured no more."
         if event.reason == "version_drained":
             version = event.labels.get("version", "the version")
             return (
@@ -71,7 +73,16 @@ def action_line(event: ActionEvent) -> str:
             return f"{subject} proposed: {event.reason}."
         case "approved" | "rejected":
             return f"{subject} {event.status}: {event.reason}."
+        case "delivered" if event.mode == "dry_run":
+            return f"{subject} tried (dry run), HTTP {event.http_status}: {event.detail}."
         case "delivered":
             return f"{subject} done, HTTP {event.http_status}: {event.detail}."
         case _:
             return f"{subject} {event.status}: {event.detail or event.reason}."
+
+
+def not_fixed_line(rule: Rule, value: float | None, acted: ActionEvent, now_us: int) -> str:
+    """An action was carried out and the incident is still open."""
+    since = seconds(now_us - acted.ts_us)
+    shown, limit = number(value, rule.signal), number(rule.above, rule.signal)
+    return f"Not fixed {since} after the {acted.kind}: {rule.signal} is {shown}, limit {limit}."

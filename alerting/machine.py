@@ -31,7 +31,7 @@ from redline.records import AlertEvent, AlertState, Severity
 
 Input = Literal[
     "breach", "breach_held", "between", "clear", "clear_held",
-    "nodata", "nodata_long", "nodata_fires", "learning", "drained", "drained_held",
+    "nodata", "nodata_long", "nodata_fires", "learning", "drained", "drained_held", "removed",
 ]  # fmt: skip
 
 
@@ -50,6 +50,7 @@ class Reason(StrEnum):
     LEARNING = "baseline_learning"
     LEARNED = "baseline_learned"
     VERSION_DRAINED = "version_drained"
+    RULE_REMOVED = "rule_removed"
     STAYS = ""  # no transition
 
 
@@ -75,6 +76,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cleared_at_us: int | None = None  # since when it has been clear without a gap
     started_at_us: int | None = None  # when the open or last incident began to fire
     changed_at_us: int = 0
+    kept_at_us: int = 0  # last_ts_us as of the last snapshot
     incident_id: str = ""  # of the open or last incident
     drained: bool = False  # the receiver confirmed that this version gets no traffic any more
 
@@ -96,6 +98,7 @@ TRANSITIONS: dict[AlertState, _Row] = {
         "nodata_long": ("inactive", Reason.STAYS),
         "nodata_fires": ("nodata", Reason.NO_DATA),
         "learning": ("learning", Reason.LEARNING),
+        "removed": ("inactive", Reason.STAYS),
     },
     "learning": {
         "breach": ("pending", Reason.BREACHED),
@@ -106,6 +109,7 @@ TRANSITIONS: dict[AlertState, _Row] = {
         "nodata_long": ("learning", Reason.STAYS),
         "nodata_fires": ("nodata", Reason.NO_DATA),
         "learning": ("learning", Reason.STAYS),
+        "removed": ("inactive", Reason.RULE_REMOVED),
     },
     "pending": {
         "breach": ("pending", Reason.STAYS),
@@ -116,6 +120,7 @@ TRANSITIONS: dict[AlertState, _Row] = {
         "nodata_long": ("inactive", Reason.NO_DATA_WHILE_PENDING),
         "nodata_fires": ("nodata", Reason.NO_DATA),
         "learning": ("learning", Reason.LEARNING),
+        "removed": ("inactive", Reason.RULE_REMOVED),
     },
     "firing": {
         "breach": ("firing", Reason.STAYS),
@@ -129,6 +134,7 @@ TRANSITIONS: dict[AlertState, _Row] = {
         "learning": ("firing", Reason.STAYS),
         "drained": ("recovering", Reason.VERSION_DRAINED),
         "drained_held": ("resolved", Reason.VERSION_DRAINED),
+        "removed": ("resolved", Reason.RULE_REMOVED),
     },
     "recovering": {
         "breach": ("firing", Reason.RELAPSED),
@@ -142,6 +148,7 @@ TRANSITIONS: dict[AlertState, _Row] = {
         "learning": ("recovering", Reason.STAYS),
         "drained": ("recovering", Reason.STAYS),
         "drained_held": ("resolved", Reason.VERSION_DRAINED),
+        "removed": ("resolved", Reason.RULE_REMOVED),
     },
     "nodata": {
         "breach": ("firing", Reason.DATA_RETURNED),
@@ -155,6 +162,7 @@ TRANSITIONS: dict[AlertState, _Row] = {
         "learning": ("nodata", Reason.STAYS),
         "drained": ("recovering", Reason.VERSION_DRAINED),
         "drained_held": ("resolved", Reason.VERSION_DRAINED),
+        "removed": ("resolved", Reason.RULE_REMOVED),
     },
     "resolved": {
         "breach": ("pending", Reason.BREACHED),
@@ -167,6 +175,7 @@ TRANSITIONS: dict[AlertState, _Row] = {
         "learning": ("resolved", Reason.STAYS),
         "drained": ("resolved", Reason.STAYS),
         "drained_held": ("resolved", Reason.STAYS),
+        "removed": ("resolved", Reason.STAYS),
     },
 }  # fmt: skip
 
@@ -211,6 +220,8 @@ def _account(
         if now_us - alert.seen_at_us < rule.nodata_after_us:
             return after, "nodata"
         return after, "nodata_fires" if rule.on_nodata == "fire" else "nodata_long"
+    if kind == "removed":
+        return alert, "removed"
     if kind == "learning":
         return msgspec.structs.replace(alert, breached_at_us=None, cleared_at_us=None), "learning"
     if kind == "drained":

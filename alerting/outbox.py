@@ -111,10 +111,10 @@ def claim_action(action: Action, receiver: str, now_us: int) -> Action:
     return _step(action, claimed, "delivering", now_us, detail=f"to {receiver}")
 
 
-def expire_action(action: Action, receiver: str, now_us: int) -> Action:
-    """Instead of sending: it is too late."""
+def expire_action(action: Action, receiver: str, why: str, now_us: int) -> Action:
+    """Instead of sending: it is too late, or not allowed any more."""
     late = msgspec.structs.replace(_delivery(action, receiver), status="expired")
-    return _step(action, late, "expired", now_us, detail=f"{receiver}: not sent, too late")
+    return _step(action, late, "expired", now_us, detail=f"{receiver}: not sent, {why}")
 
 
 def settle_action(
@@ -128,6 +128,9 @@ def settle_action(
     before = _delivery(action, receiver)
     status = reply.http_status
     if status is not None and 200 <= status < 300:
+        if reply.applied is False and action.event.mode != "dry_run":
+            unwilling = msgspec.structs.replace(before, status="refused")
+            return _step(action, unwilling, "refused", now_us, reply.detail, reply)
         done = msgspec.structs.replace(before, status="delivered")
         return _step(action, done, "delivered", now_us, reply.detail, reply)
     if status == 409:

@@ -122,7 +122,7 @@ def _judge_caps(
     in_flight = [action for action in same if not action.final]
     if in_flight:
         return "refused", f"action {in_flight[0].event.action_id} on {target} is in flight"
-    acted = [action for action in same if action.event.status == "delivered"]
+    acted = [action for action in same if action.acted]
     last_us = max((action.event.ts_us for action in acted), default=None)
     if last_us is not None and now_us - last_us < limits.cooldown_us:
         left_s = (limits.cooldown_us - (now_us - last_us)) / SECOND_US

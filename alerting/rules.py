@@ -13,7 +13,7 @@ import msgspec
 
 from redline.records import ActionMode, Severity, Signal
 
-ObservationKind = Literal["breach", "between", "clear", "nodata", "learning", "drained"]
+ObservationKind = Literal["breach", "between", "clear", "nodata", "learning", "drained", "removed"]
 SECOND_US = 1_000_000
 
 

@@ -35,10 +35,12 @@ from redline.records import DeadLetter, Signal
 from redline.topics import SIGNALS
 
 GROUP = "redline-alerting"
-SESSION_TIMEOUT_MS = 10_000
+SESSION_TIMEOUT_MS = 6_000  # a killed owner is replaced after so long
+HEARTBEAT_MS = 1_500
 POLL_MS = 500
 POLL_RECORDS_MAX = 200
 SWEEP_EVERY_US = SECOND_US
+STEP_ALERTS_MAX = 50  # so that a step with all that follows from it fits one batch
 
 
 class Session(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -83,6 +85,7 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]
             enable_auto_commit=False,
             auto_offset_reset="earliest",  # a new group takes the day that the topic keeps
             session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=HEARTBEAT_MS,
             **self._options,
         )
         await producer.start()
@@ -132,36 +135,40 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             signals = decode_batch(message.value or b"", Signal)
         except RecordInvalid as invalid:
-            await self._dead_letter(writer, message, str(invalid))
+            refused = Step()
+            refused.dead_letters.append(self._refuse(message, str(invalid)))
+            await writer.commit(refused)
             return
+        whole = Step()
         for signal in signals:
             try:
                 step = self._engine.evaluate(state, signal, wall_us())
             except RecordInvalid as invalid:
-                await self._dead_letter(writer, message, str(invalid))
+                whole.dead_letters.append(self._refuse(message, str(invalid)))
                 continue
-            await writer.commit(step)
+            state.apply(step)
+            whole.absorb(step)
             state.watermark_us = max(state.watermark_us, signal.ts_us)
+            if len(whole.alert_events) >= STEP_ALERTS_MAX:
+                await writer.commit(whole)
+                whole = Step()
+        await writer.commit(whole)
         self._metrics.signals.inc(len(signals))
         self._metrics.watermark_s.set(state.watermark_us / 1e6)
         if state.watermark_us - state.swept_at_us >= SWEEP_EVERY_US:
             state.swept_at_us = state.watermark_us
             await writer.commit(self._engine.sweep(state, state.watermark_us, wall_us()))
 
-    async def _dead_letter(self, writer: Writer, message: ConsumerRecord, reason: str) -> None:
+    def _refuse(self, message: ConsumerRecord, reason: str) -> DeadLetter:
         self._metrics.invalid.inc()
         get_logger().warning("signal.invalid", offset=message.offset, reason=reason)
-        step = Step()
-        step.dead_letters.append(
-            DeadLetter(
-                ts_us=wall_us(),
-                source=f"{SIGNALS.name}/{message.partition}",
-                offset=message.offset,
-                reason=reason,
-                payload=message.value or b"",
-            )
+        return DeadLetter(
+            ts_us=wall_us(),
+            source=f"{SIGNALS.name}/{message.partition}",
+            offset=message.offset,
+            reason=reason,
+            payload=message.value or b"",
         )
-        await writer.commit(step)
 
     # -- ownership -------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     fingerprint: str
     proposed_at_us: int
     deliveries: tuple[Delivery, ...] = ()
+    watched: bool = False  # what it brought has been judged
 
     @property
     def final(self) -> bool:
@@ -75,9 +76,9 @@ class Action(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
         return self.event.status == "proposed" and self.event.mode == "observe"
 
     @property
-    def acts(self) -> bool:
-        """Whether it changes, or changed, its target."""
-        return self.event.mode in ("auto", "approve") and self.event.status != "proposed"
+    def acted(self) -> bool:
+        """Whether it changed its target."""
+        return self.event.mode in ("auto", "approve") and self.event.status == "delivered"
 
 
 class AuditHead(msgspec.Struct, frozen=True, kw_only=True, tag="audit_head"):
@@ -139,6 +140,19 @@ class Step:
         self.audit_entries: list[AuditEntry] = []
         self.dead_letters: list[DeadLetter] = []
         self.series_refused = 0  # past the limit of alerts; counted by the shell
+
+    def absorb(self, later: Step) -> None:
+        """Take in a step that came after this one, so that both are written at once."""
+        self.alerts.update(later.alerts)
+        self.durable |= later.durable
+        self.incidents.update(later.incidents)
+        self.actions.update(later.actions)
+        self.audit_head = later.audit_head or self.audit_head
+        self.alert_events += later.alert_events
+        self.action_events += later.action_events
+        self.audit_entries += later.audit_entries
+        self.dead_letters += later.dead_letters
+        self.series_refused += later.series_refused
 
     @property
     def is_empty(self) -> bool:

@@ -40,6 +40,10 @@ _NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"content-length", b"expect", b"x-reque
 _NOT_RETURNED = _HOP_BY_HOP | {b"date", b"server", b"x-request-id", b"x-redline-version"}
 
 
+class _ClientLeft(Exception):
+    """Before its request was whole."""
+
+
 class _Unreachable(Exception):
     """No server of a version took the connection."""
 
@@ -100,7 +104,10 @@ class Proxy:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
         request_id, headers = _request_headers(scope["headers"])
-        body = await _read_body(receive)
+        try:
+            body = await _read_body(receive)
+        except _ClientLeft:
+            return
         if body is None:
             await _refuse(send, 413, f"body over {REQUEST_BYTES_MAX} bytes", request_id)
             return
@@ -152,7 +159,8 @@ class Proxy:
                 reason=str(error),
             )
         finally:
-            response.close() if not response.content.at_eof() else response.release()
+            if not response.content.at_eof():
+                response.close()  # the server stops generating
 
     async def _connect(
         self,
@@ -245,13 +253,17 @@ def _request_headers(raw: Sequence[tuple[bytes, bytes]]) -> tuple[str, list[tupl
 
 
 async def _read_body(receive: Any) -> bytes | None:
-    """The whole body, so that it can be sent again; None if it is too long."""
+    """The whole body, so that it can be sent again; None if it is too long.
+
+    Raises:
+        _ClientLeft: there will be no whole body.
+    """
     parts: list[bytes] = []
     length = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return b"".join(parts)
+            raise _ClientLeft
         part: bytes = message.get("body", b"")
         length += len(part)
         if length > REQUEST_BYTES_MAX:
