@@ -1,8 +1,8 @@
 """Applies the numbered files to a ClickHouse database, statement by statement, and remembers each.
 
 Works over one clickhouse-connect client, on a server and on the embedded store alike. It can be
-killed at any point and run again; a statement that died halfway runs again, so an INSERT in a migration
-must bear repetition. One runner at a time: ClickHouse has no lock that works on every
+killed at any point and run again; a statement that died halfway runs again, so an INSERT in a
+migration must bear repetition. One runner at a time: ClickHouse has no lock that works on every
 set-up. This file refuses to decide what is left to do (``migrations.plan``) and to roll back.
 """
 

@@ -23,7 +23,7 @@ class Limits:
     drain_s: float = 0.5  # for queries whose client has gone
 
     result_rows_max: int = 1_000_000
-    result_bytes_max: int = 256 * _MIB
+    result_bytes_max: int = 128 * _MIB
     query_memory_bytes_max: int = 768 * _MIB
     query_time_max_s: int = 120
     engine_memory_bytes_max: int = 1536 * _MIB
@@ -74,10 +74,6 @@ def engine_config_xml(limits: Limits, *, fsync: bool) -> str:
         "background_fetches_pool_size": 1,
         "max_thread_pool_size": 256,
         "max_thread_pool_free_size": 8,
-        "max_io_thread_pool_size": 16,
-        "max_parts_cleaning_thread_pool_size": 2,
-        "max_active_parts_loading_thread_pool_size": 4,
-        "max_outdated_parts_loading_thread_pool_size": 2,
     }
     body = "".join(f"<{name}>{value}</{name}>" for name, value in values.items())
     return (
