@@ -34,7 +34,7 @@ class FileKey(NamedTuple):
     head: str
 
 
-class Mark(msgspec.Struct, frozen=True, kw_only=True):
+class Mark(msgspec.Struct, frozen=True, kw_only=True, rename={"offset": "to"}):
     """How far one file is published, and the writer's count there (see ``batches.Span``)."""
 
     log: str
@@ -56,7 +56,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
         return Position(self.offset, self.inside)
 
 
-class Source(Mark, frozen=True, kw_only=True, rename={"start": "from", "offset": "to"}):
+class Source(Mark, frozen=True, kw_only=True, rename={"start": "from"}):
     """A mark and where it began: the bytes of a file that one message stands for."""
 
     start: int

@@ -29,7 +29,9 @@ _CANNOT = {INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND}
 _LOST = {GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND}
 _DRIVER = {UNINITIALIZED, DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND}
 
+_VERSION_MISMATCH = 25
 _MEMORY_V2 = 0x02000028  # v2 leaves the driver's reserve out of ``used``
+_NO_MEMORY_V2 = {FUNCTION_NOT_FOUND, INVALID_ARGUMENT, _VERSION_MISMATCH}
 _CLOCK_SM, _CLOCK_MEMORY = 1, 2
 _TEMPERATURE_GPU = 0
 _UNCORRECTED, _AGGREGATE = 1, 1
@@ -51,6 +53,7 @@ class Field(NamedTuple):
 class Device:
     """One GPU or MIG device: its handle, and what is known of it. ``mig`` is a MIG device's UUID.
 
+    ``handle`` is None for a GPU that was lost from the start, so that not even its name is known.
     ``cannot`` holds the fields that it does not support, with NVML's reason.
     """
 
@@ -77,8 +80,8 @@ def sample(
     """
     values: dict[str, Any] = {}
     device.failures = {}
-    lost = False
-    for field in FIELDS:
+    lost = device.handle is None
+    for field in () if lost else FIELDS:
         if field.name in device.cannot or (field.slow and not slow):
             continue
         try:
@@ -117,8 +120,15 @@ def devices(nvml: Any) -> list[Device]:
     """Every GPU, and every MIG device behind the GPU that it is a part of. Needs ``nvmlInit``."""
     found: list[Device] = []
     for index in range(nvml.nvmlDeviceGetCount()):
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        uuid, name = _text(nvml.nvmlDeviceGetUUID(handle)), _text(nvml.nvmlDeviceGetName(handle))
+        try:
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = _text(nvml.nvmlDeviceGetUUID(handle))
+            name = _text(nvml.nvmlDeviceGetName(handle))
+        except nvml.NVMLError as error:
+            if getattr(error, "value", None) not in _LOST:
+                raise
+            found.append(Device(None, index, f"lost-{index}", ""))
+            continue
         found.append(Device(handle, index, uuid, name))
         for part in _mig_handles(nvml, handle):
             found.append(Device(part, index, uuid, name, _text(nvml.nvmlDeviceGetUUID(part))))
@@ -146,7 +156,7 @@ def _memory(nvml: Any, handle: Any) -> dict[str, Any]:
     try:
         info = nvml.nvmlDeviceGetMemoryInfo(handle, version=_MEMORY_V2)
     except nvml.NVMLError as error:
-        if getattr(error, "value", None) not in (FUNCTION_NOT_FOUND, INVALID_ARGUMENT):
+        if getattr(error, "value", None) not in _NO_MEMORY_V2:
             raise
         info = nvml.nvmlDeviceGetMemoryInfo(handle)  # a driver before 510: reserve is in ``used``
     reserved = getattr(info, "reserved", None)

@@ -42,13 +42,14 @@ class GpuThread(threading.Thread):
         self._metrics = metrics
         self._stopping = threading.Event()
         self._warned: set[str] = set()
+        self._count = -1
 
     def stop(self) -> None:
         """Ask the thread to end; it does within a poll, unless the driver holds it."""
         self._stopping.set()
 
     def run(self) -> None:
-        """Poll until ``stop``, beginning again when NVML goes away."""
+        """Poll until ``stop``; begin again when NVML goes away."""
         try:
             nvml = importlib.import_module(self._settings.nvml_module)
         except ImportError as error:
@@ -59,8 +60,10 @@ class GpuThread(threading.Thread):
             try:
                 nvml.nvmlInit()
                 retry_s = RETRY_S
-                self._poll(nvml)
-                nvml.nvmlShutdown()
+                try:
+                    self._poll(nvml)
+                finally:
+                    nvml.nvmlShutdown()
             except (nvml.NVMLError, DriverGone) as error:
                 self._metrics.gpus.set(0)
                 self._metrics.gpu_failures.labels("driver").inc()
@@ -69,15 +72,21 @@ class GpuThread(threading.Thread):
                 retry_s = min(RETRY_S_MAX, retry_s * 2)
 
     def _poll(self, nvml: Any) -> None:
+        """Poll until ``stop``, or until a lost GPU may be back: its old handle would not say so."""
         found = devices(nvml)
         events = _register_events(nvml, found)
         self._warned.discard("nvml_unavailable")
-        _log.info("gpus_found", gpus=len(found), names=sorted({one.name for one in found}))
+        if len(found) != self._count:
+            self._count = len(found)
+            _log.info("gpus_found", gpus=self._count, names=sorted({one.name for one in found}))
+        samples: list[GpuSample] = []
         slow_due_s = due_s = time.monotonic()
         while not self._stopping.is_set():
             slow = time.monotonic() >= slow_due_s
             if slow:
                 slow_due_s = time.monotonic() + self._settings.slow_s
+                if any(one.lost for one in samples):
+                    return
             xids = _read_events(nvml, events)
             now_us = time.time_ns() // 1000
             samples = [

@@ -40,7 +40,14 @@ def gpu_entry(sample: GpuSample) -> Entry:
 class SampleBuffer:
     """Where collectors put samples, and what publishes them every ``limits.age_us``."""
 
-    def __init__(self, publisher: Publisher, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        limits: Limits,
+        metrics: Metrics,
+        samples_max: int = SAMPLES_MAX,
+    ) -> None:
+        self._samples_max = samples_max
         self._publisher = publisher
         self._limits = limits
         self._metrics = metrics
@@ -52,7 +59,7 @@ class SampleBuffer:
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Take samples; those that do not fit are dropped and counted."""
-        room = SAMPLES_MAX - len(self)
+        room = self._samples_max - len(self)
         for entry in entries:
             if room > 0:
                 self._held.append(entry)

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import random
+import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from redline.codec import decode_json
-from redline.records import DeadLetter
-from redline.topics import DEAD_LETTERS
+from redline.codec import decode_batch, decode_json
+from redline.records import DeadLetter, DeployEvent, EngineSample, GpuSample
+from redline.topics import DEAD_LETTERS, DEPLOYS, ENGINES, GPUS
 from tests.collectors.log_writer import LogWriter
-from tests.collectors.processes import Process, read_requests, read_topic, write_config
+from tests.collectors.processes import (
+    PARTITIONS,
+    Process,
+    free_port,
+    read_requests,
+    read_topic,
+    start_broker,
+    wait_for,
+    write_config,
+)
 
 
 def start_collectors(config: Path, tmp_path: Path, **env: str) -> Process:
@@ -59,6 +74,129 @@ async def test_lines_reach_kafka_in_order_and_sigterm_ends_it_cleanly(
         assert await wait_for_requests(broker, 1004) == [("e1", seq) for seq in range(1, 1005)]
     finally:
         again.end()
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+def port_of(config: Path) -> int:
+    port: int = yaml.safe_load(config.read_text())["collectors"]["port"]
+    return port
+
+
+async def test_kafka_may_come_later_and_go_away_in_between(tmp_path: Path) -> None:
+    kafka_port = free_port()
+    config = write_config(tmp_path / "redline.yaml", kafka_port, batch_age_ms=20)
+    writer = LogWriter(tmp_path / "data" / "logs", "e1", rotate_bytes=20_000)
+    writer.write(10)
+    collectors = start_collectors(config, tmp_path)
+    url = f"http://127.0.0.1:{port_of(config)}/healthz"
+    broker = None
+    try:
+        status, body = wait_for(lambda: found if (found := get(url))[0] else None, "an answer")
+        assert status == 503
+        assert f"waiting for Kafka at 127.0.0.1:{kafka_port}" in body
+        for _ in range(3):
+            broker = start_broker(tmp_path / "broker", tmp_path / "broker.log", kafka_port)
+            if collectors.port == 0:
+                collectors.wait_until_listening()
+            assert get(url)[0] == 200
+            writer.write(200)
+            await wait_for_requests(broker, writer.seq - 100)
+            broker.kill()
+            writer.write(200)
+        broker = start_broker(tmp_path / "broker", tmp_path / "broker.log", kafka_port)
+        found = await wait_for_requests(broker, writer.seq)
+        assert found == [("e1", seq) for seq in range(1, writer.seq + 1)]
+        broker.kill()
+        begun_s = time.monotonic()
+        assert collectors.stop()[0] == 0  # with lines that Kafka never took
+        assert time.monotonic() - begun_s < 5
+    finally:
+        collectors.end()
+        if broker is not None:
+            broker.end()
+
+
+def test_a_taken_port_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "redline.yaml", 1)
+    with socket.create_server(("127.0.0.1", port_of(config))):
+        collectors = start_collectors(config, tmp_path)
+        assert collectors.wait() == (2, b"")
+    (line,) = collectors.log.read_text().splitlines()
+    assert f"127.0.0.1:{port_of(config)} is already in use" in line
+    assert "collectors.port" in line
+
+
+def test_a_missing_directory_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    missing = str(tmp_path / "nowhere")
+    config = write_config(tmp_path / "redline.yaml", 1, log_directories=[missing])
+    collectors = start_collectors(config, tmp_path)
+    assert collectors.wait() == (2, b"")
+    (line,) = collectors.log.read_text().splitlines()
+    assert "collectors.log_directories.0" in line
+    assert f"mkdir -p {missing}" in line
+
+
+def test_other_partitions_than_configured_are_one_line_and_exit_code_2(
+    broker: Process, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "redline.yaml", broker.port)
+    first = start_collectors(config, tmp_path)
+    first.wait_until_listening()
+    assert first.stop()[0] == 0
+    settings = yaml.safe_load(config.read_text())
+    settings["kafka"]["partitions"] += 1
+    config.write_text(yaml.safe_dump(settings))
+    second = start_collectors(config, tmp_path)
+    assert second.wait() == (2, b"")
+    assert "kafka.partitions" in second.log.read_text().splitlines()[-1]
+
+
+async def test_deploys_and_samples_reach_their_topics(broker: Process, tmp_path: Path) -> None:
+    state = tmp_path / "nvml.json"
+    state.write_text(json.dumps({"gpus": [{"uuid": "GPU-1", "name": "H100", "power_mw": 5_000}]}))
+    config = write_config(
+        tmp_path / "redline.yaml",
+        broker.port,
+        engines=[{"instance": "gone", "url": f"http://127.0.0.1:{free_port()}", "model": "m"}],
+        engine_poll_s=0.1,
+        gpu={"nvml_module": "redline.testing.nvml", "host": "h1", "fast_s": 0.1},
+    )
+    collectors = start_collectors(
+        config, tmp_path, REDLINE_API_TOKEN="t0ken", REDLINE_FAKE_NVML_STATE=str(state)
+    )
+    try:
+        collectors.wait_until_listening()
+        request = urllib.request.Request(  # noqa: S310
+            f"http://127.0.0.1:{collectors.port}/deploys",
+            json.dumps({"model": "m", "version": "v2", "action": "deploy"}).encode(),
+            {"Authorization": "Bearer t0ken", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 202
+        deploys = await read_topic(broker.port, DEPLOYS.name, 1)
+        assert decode_json(deploys[0].value, DeployEvent).version == "v2"
+        end = time.monotonic() + 20
+        engines: list[Any] = []
+        gpus: list[Any] = []
+        while not (engines and gpus) and time.monotonic() < end:
+            engines = await read_topic(broker.port, ENGINES.name, PARTITIONS)
+            gpus = await read_topic(broker.port, GPUS.name, PARTITIONS)
+        assert not decode_batch(engines[0].value, EngineSample)[0].up
+        assert decode_batch(gpus[0].value, GpuSample)[0].power_w == 5
+        assert (engines[0].key, gpus[0].key) == (b"gone", b"h1")
+        assert collectors.stop()[0] == 0
+        assert "t0ken" not in collectors.log.read_text()
+    finally:
+        collectors.end()
 
 
 @pytest.mark.slow

@@ -1,0 +1,164 @@
+"""The tailer with a Kafka in memory that fails in the ways that the real one does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from collectors.batches import Limits
+from collectors.checkpoint import Offsets, Source, read_sources
+from collectors.checkpoint_file import CheckpointFile
+from collectors.directories import DirectoryScan
+from collectors.metrics import Metrics
+from collectors.tailer import Tailer
+from redline.codec import decode_batch, decode_json
+from redline.errors import DeliveryFailed
+from redline.records import DeadLetter, RequestRecord
+from redline.testing.publisher import MemoryPublisher
+from redline.topics import DEAD_LETTERS, REQUESTS
+from tests.collectors.log_writer import LogWriter
+
+
+class Kafka(MemoryPublisher):
+    """In memory, and read back as the real one is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fail_read_back = 0
+
+    async def read_back(self, offsets: Offsets | None) -> tuple[list[Source], Offsets]:
+        if self.fail_read_back:
+            self.fail_read_back -= 1
+            raise DeliveryFailed("Kafka is away", recoverable=True)
+        sources: list[Source] = []
+        ends: Offsets = {}
+        for (topic, partition), messages in self.messages.items():
+            if topic not in (REQUESTS.name, DEAD_LETTERS.name):
+                continue
+            start = (offsets or {}).get(topic, {}).get(partition, 0)
+            for message in messages[start:]:
+                sources += read_sources(message.headers)
+            ends.setdefault(topic, {})[partition] = len(messages)
+        return sources, ends
+
+    @property
+    def numbers(self) -> list[int]:
+        return [
+            found.seq
+            for message in self.of_topic(REQUESTS.name)
+            for found in decode_batch(message.value, RequestRecord)
+        ]
+
+    @property
+    def letters(self) -> list[DeadLetter]:
+        found = self.of_topic(DEAD_LETTERS.name)
+        return [decode_json(message.value, DeadLetter) for message in found]
+
+
+@asynccontextmanager
+async def tailing(
+    folder: Path, kafka: Kafka, metrics: Metrics, limits: Limits = Limits(10, 20_000)
+) -> AsyncIterator[Tailer]:
+    file = CheckpointFile(folder / "data")
+    (folder / "logs").mkdir(exist_ok=True)
+    scan = DirectoryScan([folder / "logs"], "*.ndjson*")
+    tailer = Tailer(scan, file, kafka, kafka.read_back, limits, 1 << 30, metrics)
+    stop = asyncio.Event()
+    running = asyncio.create_task(tailer.run(stop))
+    try:
+        yield tailer
+        stop.set()
+        await running
+    finally:
+        running.cancel()
+        file.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(15):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def metric(metrics: Metrics, name: str) -> float | None:
+    return metrics.registry.get_sample_value(f"redline_collectors_{name}")
+
+
+async def test_a_failure_that_nobody_can_read_is_sorted_out_without_loss_or_repeat(
+    tmp_path: Path,
+) -> None:
+    kafka, metrics = Kafka(), Metrics()
+    writer = LogWriter(tmp_path / "logs", "e1")
+    async with tailing(tmp_path, kafka, metrics):
+        for stored in range(4):
+            writer.write(35)
+            kafka.stored_before_failure = stored
+            kafka.fail_next = 1
+            await until(lambda: kafka.fail_next == 0)
+        await until(lambda: len(kafka.numbers) >= 140)
+    assert kafka.numbers == list(range(1, 141))
+    assert metric(metrics, "publish_failures_total") == 4
+    assert metric(metrics, "recovered_messages_total") == 1 + 2 + 3
+
+
+async def test_kafka_that_cannot_be_read_back_holds_everything_up(tmp_path: Path) -> None:
+    kafka, metrics = Kafka(), Metrics()
+    kafka.fail_read_back = 2
+    LogWriter(tmp_path / "logs", "e1").write(3)
+    async with tailing(tmp_path, kafka, metrics) as tailer:
+        await until(lambda: tailer.reason == "Kafka is away")
+        assert kafka.messages == {}
+        await until(lambda: len(kafka.numbers) == 3)
+        assert tailer.ready.is_set()
+        assert tailer.reason == ""
+
+
+async def test_new_instances_appear_and_bad_lines_go_their_own_way(tmp_path: Path) -> None:
+    kafka, metrics = Kafka(), Metrics()
+    async with tailing(tmp_path, kafka, metrics) as tailer:
+        await tailer.ready.wait()
+        first = LogWriter(tmp_path / "logs", "e1")
+        first.write(2)
+        await until(lambda: len(kafka.numbers) == 2)
+        second = LogWriter(tmp_path / "logs", "e2")
+        second.write(1)
+        second.write_bytes(b"garbage\n")
+        second.seq += 1
+        second.write(1)
+        second.seq += 5
+        second.write(1)
+        await until(lambda: len(kafka.numbers) == 5 and len(kafka.letters) == 1)
+    (letter,) = kafka.letters
+    assert letter.source == str(second.path)
+    assert letter.payload == b"garbage"
+    assert metric(metrics, "log_lost_lines_total") == 5
+    assert metric(metrics, "log_dead_letters_total") == 1
+    assert metric(metrics, "log_lines_total") == 6
+
+
+async def test_a_restart_goes_on_where_it_stopped_even_without_its_checkpoint(
+    tmp_path: Path,
+) -> None:
+    kafka = Kafka()
+    writer = LogWriter(tmp_path / "logs", "e1")
+    for run in range(4):
+        writer.write(15)
+        writer.rotate()
+        writer.write(15)
+        if run == 2:
+            (tmp_path / "data" / "checkpoint.json").unlink()
+        async with tailing(tmp_path, kafka, Metrics()):
+            await until(lambda: len(kafka.numbers) >= writer.seq)
+    assert kafka.numbers == list(range(1, 121))
+
+
+async def test_stopping_publishes_what_was_read(tmp_path: Path) -> None:
+    kafka, metrics = Kafka(), Metrics()
+    writer = LogWriter(tmp_path / "logs", "e1")
+    async with tailing(tmp_path, kafka, metrics, Limits(1_000, 60_000_000)):
+        writer.write(7)
+        await until(lambda: metric(metrics, "log_lines_total") == 7)
+        assert kafka.numbers == []
+    assert kafka.numbers == list(range(1, 8))
