@@ -66,12 +66,14 @@ class Simulator:
                 setting = f"the port of engine {engine.instance}"
                 self._sockets[engine.instance] = _bind(spec.host, engine.port, setting)
             self.fleet = Fleet(spec)
+            if spec.workload is not None:
+                self.driver = Driver(spec.workload, self.fleet.clock)
         except Exception:
+            if self.fleet is not None:
+                self.fleet.close()
             self._close_sockets()
             raise
         token = Secrets().api_token.get_secret_value()
-        if spec.workload is not None:
-            self.driver = Driver(spec.workload, self.fleet.clock)
         for name, served in self.fleet.engines.items():
             chunk_tokens = spec.stream_interval_tokens
             app = EngineApi(served, chunk_tokens=chunk_tokens, key_salt=token.encode() or b"sim")

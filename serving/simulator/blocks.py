@@ -29,8 +29,8 @@ class BlockPool:
         self.usable = num_gpu_blocks - 1
         self.used = 0  # private, shared by someone, or reserved
         self.cached = 0  # of segments that nobody holds: evictable
-        self._holders: dict[int, int] = {}  # of segments that somebody holds
-        self._idle: OrderedDict[int, int] = OrderedDict()  # blocks of the others, oldest first
+        self._holders: dict[PrefixSegment, int] = {}  # of segments that somebody holds
+        self._idle: OrderedDict[PrefixSegment, int] = OrderedDict()  # blocks of the others
 
     @property
     def free(self) -> int:
@@ -60,7 +60,7 @@ class BlockPool:
         """Tokens of the longest cached run at the start of ``prefix``, in whole blocks."""
         tokens = 0
         for segment in prefix:
-            if segment.segment_id not in self._holders and segment.segment_id not in self._idle:
+            if segment not in self._holders and segment not in self._idle:
                 break
             tokens += self._blocks_of(segment) * self.block_size
         return tokens
@@ -70,17 +70,15 @@ class BlockPool:
         return sum(self._blocks_of(segment) for segment in prefix)
 
     def hold(self, prefix: tuple[PrefixSegment, ...], private_blocks: int) -> bool:
-        """Hold ``prefix`` and take ``private_blocks``, all or nothing."""
+        """Hold ``prefix``, whose segments differ, and take ``private_blocks``, all or nothing."""
         needed = private_blocks + sum(
-            self._blocks_of(segment)
-            for segment in prefix
-            if segment.segment_id not in self._holders
+            self._blocks_of(segment) for segment in prefix if segment not in self._holders
         )
         if needed > self.free:
             return False
         for segment in prefix:
-            self.cached -= self._idle.pop(segment.segment_id, 0)
-            self._holders[segment.segment_id] = self._holders.get(segment.segment_id, 0) + 1
+            self.cached -= self._idle.pop(segment, 0)
+            self._holders[segment] = self._holders.get(segment, 0) + 1
         self.used += needed
         self._evict()
         return True
@@ -89,13 +87,13 @@ class BlockPool:
         """Give back ``private_blocks`` and stop holding ``prefix``, which stays cached."""
         self.give(private_blocks)
         for segment in prefix:
-            self._holders[segment.segment_id] -= 1
-            if not self._holders[segment.segment_id]:
-                del self._holders[segment.segment_id]
+            self._holders[segment] -= 1
+            if not self._holders[segment]:
+                del self._holders[segment]
                 blocks = self._blocks_of(segment)
                 self.used -= blocks
                 self.cached += blocks
-                self._idle[segment.segment_id] = blocks
+                self._idle[segment] = blocks
 
     def forget_cache(self) -> None:
         """Drop every segment that nobody holds, as a restarted engine would."""

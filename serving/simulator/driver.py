@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from itertools import cycle
+from pathlib import Path
 from typing import Literal
 
 import aiohttp
 import msgspec
 
+from redline.errors import ConfigFault, Fault
 from redline.log import get_logger
 from redline.sketch import DDSketch
 from serving.simulator.sent_file import SentFile, SentLine
 from serving.simulator.served_engine import Clock
 from serving.simulator.spec import WorkloadSpec
-from serving.simulator.traces import read_trace
+from serving.simulator.traces import TraceInvalid, read_trace
 from serving.simulator.workload import Arrival, Workload
 
 Outcome = Literal["ok", "failed", "aborted"]
@@ -41,12 +43,18 @@ class LoadCounts(msgspec.Struct):
 
 
 class Driver:
-    """One load, which can be started, changed and stopped."""
+    """One load, which can be started, changed and stopped.
+
+    Raises:
+        ConfigFault: the trace cannot be read.
+    """
 
     def __init__(self, spec: WorkloadSpec, clock: Clock) -> None:
         self._spec = spec
         self._clock = clock
         self._urls = cycle([url.rstrip("/") for url in spec.targets])
+        if spec.trace is not None:
+            _check_trace(spec.trace)
         # Another run, other ids: a restarted fleet must not repeat those in the store.
         self.workload = Workload(spec.profile(), spec.seed, f"{clock() // 1000:x}")
         self.counts = LoadCounts()
@@ -110,9 +118,8 @@ class Driver:
                 task = asyncio.ensure_future(self._request(arrival))
                 self._requests.add(task)
                 task.add_done_callback(self._requests.discard)
-        except Exception as error:
+        except Fault as error:
             get_logger().error("load_stopped", error=str(error))
-            raise
 
     async def _arrivals(self) -> AsyncIterator[Arrival]:
         if self._spec.trace is not None:
@@ -141,11 +148,12 @@ class Driver:
 
     async def _paced(self, arrivals: Iterator[Arrival]) -> AsyncIterator[Arrival]:
         start_us = self._clock()
+        run = f"{start_us // 1000:x}"
         for arrival in arrivals:
             wait_s = (start_us + arrival.at_us / self._spec.speed - self._clock()) / 1e6
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            yield arrival
+            yield msgspec.structs.replace(arrival, request_id=f"{run}-{arrival.request_id}")
 
     def _due(self, arrival: Arrival, start_us: int) -> int:
         return start_us + round((arrival.at_us - start_us) / self._spec.speed)
@@ -247,3 +255,13 @@ def _headers(arrival: Arrival) -> dict[str, str]:
     if arrival.region:
         headers["X-Region"] = arrival.region
     return headers
+
+
+def _check_trace(path: Path) -> None:
+    """Read the first line before anything is served; later lines are checked as they come."""
+    try:
+        next(read_trace(path), None)
+    except TraceInvalid as error:
+        raise ConfigFault(
+            "workload.trace", str(path), str(error), "name a trace of a known format"
+        ) from error

@@ -15,7 +15,7 @@ from collections import deque
 import msgspec
 
 from redline.records import FinishReason
-from serving.simulator.blocks import BlockPool
+from serving.simulator.blocks import BlockPool, PrefixSegment
 from serving.simulator.requests import Chunk, Event, Finished, GenerationRequest, Refused
 from serving.sizing import blocks_for_tokens
 
@@ -80,14 +80,22 @@ class _Sequence:
         "next_chunk",
         "over",
         "preemptions",
+        "prefix",
         "private_blocks",
         "request",
         "scheduled_us",
         "stop_at",
     )
 
-    def __init__(self, handle: int, request: GenerationRequest, stop_at: int) -> None:
+    def __init__(
+        self,
+        handle: int,
+        request: GenerationRequest,
+        prefix: tuple[PrefixSegment, ...],
+        stop_at: int,
+    ) -> None:
         self.handle = handle
+        self.prefix = prefix
         self.request = request
         self.stop_at = stop_at  # known tokens at which it ends
         self.known = request.prompt_tokens
@@ -158,6 +166,8 @@ class Engine:
         sequence = _Sequence(
             self._handles,
             request,
+            # A segment below one block cannot be shared, and each is held once.
+            tuple(dict.fromkeys(s for s in request.prefix if s.tokens >= profile.block_size)),
             min(request.prompt_tokens + wanted, profile.max_model_len),
         )
         self._sequences[sequence.handle] = sequence
@@ -254,7 +264,7 @@ class Engine:
         self._waiting.appendleft(sequence)
 
     def _admit(self, sequence: _Sequence, now_us: int) -> bool:
-        prefix = sequence.request.prefix
+        prefix = sequence.prefix
         cached = min(self.blocks.cached_tokens(prefix), sequence.known - 1)
         total = blocks_for_tokens(sequence.known, self.profile.block_size)
         private = total - self.blocks.shared_blocks(prefix)
@@ -346,7 +356,7 @@ class Engine:
         return zlib.crc32(_ERROR_SALT + request.request_id.encode()) < ratio * 2**32
 
     def _release(self, sequence: _Sequence) -> None:
-        self.blocks.release(sequence.request.prefix, sequence.private_blocks)
+        self.blocks.release(sequence.prefix, sequence.private_blocks)
         sequence.private_blocks = 0
         sequence.capacity = 0
 

@@ -138,7 +138,6 @@ def refused_record(
         status_code=refused.status_code,
         error=refused.reason,
         prompt_tokens=request.prompt_tokens,
-        e2e_us=0,
         precision=identity.precision,
         canary=identity.canary,
     )

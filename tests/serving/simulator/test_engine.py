@@ -165,6 +165,21 @@ def test_a_prompt_that_is_cached_whole_still_computes_its_last_token() -> None:
     assert [over.cached_tokens for over in run.finished] == [0, 511]
 
 
+def test_clients_cannot_confuse_the_pool_with_strange_prefixes() -> None:
+    run = Run(Engine(PROFILE))
+    strange = [
+        (PrefixSegment(7, 64), PrefixSegment(7, 64)),  # twice
+        (PrefixSegment(7, 32),),  # the same id, another length
+        (PrefixSegment(8, 5),),  # below one block
+        (PrefixSegment(7, 64), PrefixSegment(7, 32)),
+    ]
+    for number, prefix in enumerate(strange):
+        run.submit(request(prompt=200, output=20, prefix=prefix, at=number))
+    run.drain()
+    assert len(run.finished) == 4
+    assert run.engine.blocks.used == 0
+
+
 def test_an_abort_frees_the_blocks_and_is_no_success() -> None:
     run = Run(Engine(PROFILE))
     handle = run.submit(request(output=1000))

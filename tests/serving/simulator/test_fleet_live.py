@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from redline.errors import AddressInUse
+from redline.errors import AddressInUse, ConfigFault
 from redline.records import RequestRecord
 from serving.simulator.app import Simulator
 from serving.simulator.spec import SimulatorSpec
@@ -69,6 +69,29 @@ async def test_what_was_sent_is_what_was_logged(launch: Launch, tmp_path: Path) 
     assert {record.tenant for record in records} == {"acme", "umbrella"}
     for record in records:
         assert record.tenant == by_id[record.request_id]["tenant"]
+
+
+async def test_a_trace_is_sent_at_its_own_times_and_under_new_ids(
+    launch: Launch, tmp_path: Path
+) -> None:
+    trace = tmp_path / "azure.csv"
+    rows = [f"2023-11-16 18:15:{second:02d}.0,300,20" for second in range(60)]
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows), "utf-8")
+    fleet = await loaded(launch, tmp_path, trace=trace, speed=60.0)
+    for _ in range(2):
+        await fleet.command("/load", {})
+        while (counts := await fleet.summary())["load_running"] or counts["in_flight"]:
+            await asyncio.sleep(0.05)
+    await fleet.until(lambda: len(fleet.records() + fleet.records("e1")) == 120)
+    records = fleet.records() + fleet.records("e1")
+    assert len({record.request_id for record in records}) == 120
+    assert {record.prompt_tokens for record in records} == {300}
+
+
+async def test_a_trace_that_cannot_be_read_stops_the_start(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text("a,b\n")
+    with pytest.raises(ConfigFault, match=r"workload\.trace.*no known trace"):
+        await loaded(launch, tmp_path, trace=tmp_path / "trace.csv")
 
 
 async def test_a_spike_makes_one_tenant_loud_and_ends(launch: Launch, tmp_path: Path) -> None:
