@@ -181,7 +181,9 @@ class World:
         """A pane's cost is what the ledger gave its series in its window."""
         given: dict[tuple[object, ...], int] = {}
         for e in self.ledger.values():
-            if e.tenant and (e.kind == "request" or (e.kind == "correction" and e.reason == "late")):
+            if e.tenant and (
+                e.kind == "request" or (e.kind == "correction" and e.reason == "late")
+            ):
                 key = (e.window_start_us, e.model, e.version, e.region, e.tenant)
                 given[key] = given.get(key, 0) + e.cost_nusd
         shown = {
