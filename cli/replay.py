@@ -245,7 +245,8 @@ class Replay:
 
     def _facts(self, client: Client) -> StoredFacts:
         pricer = Pricer(self._settings.gpu_groups, self._settings.prices)
-        return stored_facts(client, self._written.ids, self._written.first_us - 1, pricer)
+        first_us, until_us = self._written.first_us - 1, self._written.last_us + PANE_US
+        return stored_facts(client, self._written.ids, first_us, until_us, pricer)
 
     async def _close_windows(self) -> None:
         """One engine sample per instance, past the lateness: the log says that time went on."""

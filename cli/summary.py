@@ -40,14 +40,21 @@ def stored_facts(
     client: Client,
     sent_ids: Iterable[str] | None,
     since_us: int,
+    until_us: int,
     pricer: Pricer,
 ) -> StoredFacts:
-    """Compare what is stored since ``since_us`` (event time) with what was sent and priced.
+    """Compare what is stored from ``since_us`` on with what was sent and priced.
+
+    Ledger windows are those that end by ``until_us``; later ones are still open. Event times.
 
     ``sent_ids`` of None means that the sender cannot be asked; ``lost`` then compares the panes'
     request counts with the rows.
     """
-    window = {"since_us": since_us, "since_s": since_us // PANE_US * PANE_S}
+    window = {
+        "since_us": since_us,
+        "since_s": since_us // PANE_US * PANE_S,
+        "until_s": until_us // 1_000_000,
+    }
     ids = [row[0] for row in client.query(_IDS, parameters=window).result_rows]
     distinct = set(ids)
     panes = _row(client, _PANES, window)
@@ -93,12 +100,14 @@ _REJECTED = "SELECT count() FROM dead_letters FINAL"
 _SPEND = """
     SELECT sum(cost_nusd), sumIf(cost_nusd, kind = 'idle')
     FROM ledger FINAL WHERE window_start >= fromUnixTimestamp({since_s:Int64})
+        AND window_end <= fromUnixTimestamp({until_s:Int64})
 """
 _WINDOWS = """
     SELECT instance, toUnixTimestamp(window_start) AS start,
            toUnixTimestamp(window_end) AS end, sum(cost_nusd), any(bill_nusd),
            countIf(status = 'provisional')
     FROM ledger FINAL WHERE window_start >= fromUnixTimestamp({since_s:Int64})
+        AND window_end <= fromUnixTimestamp({until_s:Int64})
     GROUP BY gpu_group, instance, window_start, window_end
 """
 

@@ -25,10 +25,12 @@ PUBLISH_S = 5.0
 
 
 class DeployBody(BaseModel):
-    """What deploy tooling sends: a DeployEvent; its time is when it arrives."""
+    """What deploy tooling sends: a DeployEvent. Its time is when it arrives, unless it says so."""
 
     model_config = ConfigDict(extra="forbid")
 
+    type: Literal["deploy"] = "deploy"
+    ts_us: int | None = Field(None, ge=0)
     model: str = Field(min_length=1, max_length=200)
     version: str = Field(min_length=1, max_length=200)
     action: Literal["deploy", "promote", "rollback", "scale", "weights"]
@@ -62,7 +64,9 @@ def create_app(
     @app.post("/deploys", status_code=202)
     async def deploys(body: DeployBody, authorization: str = Header("")) -> dict[str, object]:
         _authorize(api_token, authorization)
-        event = DeployEvent(ts_us=time.time_ns() // 1000, **body.model_dump())
+        fields = body.model_dump(exclude={"type", "ts_us"})
+        now_us = time.time_ns() // 1000
+        event = DeployEvent(ts_us=now_us if body.ts_us is None else body.ts_us, **fields)
         message = Message(DEPLOYS, body.model.encode(), encode_json(event))
         try:
             await asyncio.wait_for(publisher.publish([message]), PUBLISH_S)

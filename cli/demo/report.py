@@ -6,28 +6,39 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cli.demo.events import ActionRow, AlertRow
+from cli.demo.incidents import Step
 from cli.summary import StoredFacts
 
 
-def alert_reports(alerts: Sequence[AlertRow], began_s: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One entry per incident. ``began_s``: epoch second of the incident that a rule is for."""
-    incidents: dict[str, dict[str, Any]] = {}
+def alert_reports(
+    alerts: Sequence[AlertRow], incidents: Sequence[tuple[float, Step]]
+) -> list[dict[str, Any]]:
+    """One entry per alert that fired. ``incidents``: (epoch second, step), in order of time.
+
+    ``fired_after_s`` counts from the incident that the rule is for, or, where that had not begun
+    (a slow canary fills its KV cache too), from the last one before the alert.
+    """
+    reports: dict[str, dict[str, Any]] = {}
     for row in alerts:
-        if row.to_state == "firing" and row.incident_id not in incidents:
+        if row.to_state == "firing" and row.incident_id not in reports:
             fired_s = row.ts.timestamp()
-            began = began_s.get(row.rule)
+            before = [(began_s, step) for began_s, step in incidents if began_s <= fired_s]
+            own = [(began_s, step) for began_s, step in before if step.rule == row.rule]
+            causes = own or before
+            cause = causes[-1] if causes else None
             breached = row.breached_at.timestamp() if row.breached_at else None
-            incidents[row.incident_id] = {
+            reports[row.incident_id] = {
                 "rule": row.rule,
                 "labels": row.labels,
-                "fired_after_s": None if began is None else round(fired_s - began, 1),
+                "incident": cause[1].path.rpartition("/")[2] if cause else None,
+                "fired_after_s": round(fired_s - cause[0], 1) if cause else None,
                 "breach_to_firing_s": None if breached is None else round(fired_s - breached, 1),
                 "value": row.value,
                 "resolved": False,
             }
-        elif row.to_state == "resolved" and row.incident_id in incidents:
-            incidents[row.incident_id]["resolved"] = True
-    return list(incidents.values())
+        elif row.to_state == "resolved" and row.incident_id in reports:
+            reports[row.incident_id]["resolved"] = True
+    return list(reports.values())
 
 
 def action_reports(

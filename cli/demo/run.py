@@ -21,7 +21,7 @@ from clickhouse_connect.driver.client import Client
 
 from cli.demo.events import Events
 from cli.demo.history import seed_history, tenant_shares
-from cli.demo.incidents import RUN_SECONDS, RUN_SECONDS_MIN, script
+from cli.demo.incidents import RUN_SECONDS, RUN_SECONDS_MIN, Step, script
 from cli.demo.layout import (
     CANARY,
     CANARY_WEIGHT,
@@ -121,9 +121,10 @@ class Demo:
         self._spec = spec
         self._settings = settings
         self._began_s = time.time()
-        self._began_of_rule: dict[str, float] = {}
+        self._incidents: list[tuple[float, Step]] = []
         self._first_chart_s: float | None = None
         self._load_us = 0
+        self._until_us = 0
 
     async def body(self, stop: asyncio.Event, supervisor: Supervisor) -> None:
         """From the moment that everything is ready."""
@@ -169,7 +170,7 @@ class Demo:
             if await _stopped(stop, began_s + step.at_s):
                 return
             if step.rule:
-                self._began_of_rule[step.rule] = time.time()
+                self._incidents.append((time.time(), step))
             await self._control(session, step.path, step.body)
             self._tell(f"INCIDENT: {step.told}")
         if self.options.seconds is None:
@@ -189,6 +190,7 @@ class Demo:
             return
         summary = await self._control(session, "/load", {"stop": True})
         self._tell("the load has stopped; waiting until all is stored and settled")
+        self._until_us = int(time.time() * 1e6)
         deadline = time.monotonic() + DRAIN_WITHIN_S
         while True:
             sent = self._sent()
@@ -207,7 +209,7 @@ class Demo:
             "requests_sent": summary["requests_sent"],
             **facts._asdict(),
             "malformed_planted": summary["malformed_planted"],
-            "alerts": alert_reports(events.alerts, self._began_of_rule),
+            "alerts": alert_reports(events.alerts, self._incidents),
             "actions": action_reports(events.actions, after),
             "first_chart_s": self._first_chart_s,
             "seconds": self.options.seconds,
@@ -216,7 +218,7 @@ class Demo:
 
     def _facts(self, client: Client, sent_ids: set[str]) -> Any:
         pricer = Pricer(self._settings.gpu_groups, self._settings.prices)
-        return stored_facts(client, sent_ids, self._load_us, pricer)
+        return stored_facts(client, sent_ids, self._load_us, self._until_us, pricer)
 
     async def _requests_after(self, client: Client, when: Any) -> int:
         """How many requests reached the canary after ``when`` (its queue may still be emptied)."""
