@@ -279,7 +279,12 @@ class Group:
         self._not_before_ms = min(now_ms + delay_ms, self._deadline_ms)
 
     def _complete_if_ready(self, now_ms: int) -> None:
-        if self.phase is not Phase.PREPARING or now_ms < self._not_before_ms:
+        if self.phase is not Phase.PREPARING:
+            return
+        if not self.members:
+            self._disband()
+            return
+        if now_ms < self._not_before_ms:
             return
         if not self._all_joined and now_ms < self._deadline_ms:
             return
@@ -287,8 +292,7 @@ class Group:
             if member.instance_id is None:
                 self._drop(member)
         if not self.members:
-            self.generation += 1
-            self.phase, self.leader, self.protocol = Phase.EMPTY, None, ""
+            self._disband()
             return
         joined = [m for m in self.members.values() if m.join_ticket is not None]
         if not joined:  # only static members that are away: they have until their sessions end
@@ -297,6 +301,10 @@ class Group:
         if self.leader not in {m.member_id for m in joined}:
             self.leader = joined[0].member_id
         self._complete(now_ms)
+
+    def _disband(self) -> None:
+        self.generation += 1
+        self.phase, self.leader, self.protocol = Phase.EMPTY, None, ""
 
     def _complete(self, now_ms: int) -> None:
         self.generation += 1

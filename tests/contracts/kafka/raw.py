@@ -10,6 +10,9 @@ from typing import Any, Self
 from embedded.broker.api import Api
 from embedded.broker.api_data import FETCH, INIT_PRODUCER_ID, PRODUCE
 from embedded.broker.wire import Cursor
+from tests.contracts.kafka.clients import wait_until
+
+COORDINATOR_LOAD_IN_PROGRESS = 14
 
 
 class RawClient:
@@ -120,6 +123,12 @@ def fetch(client: RawClient, topic: str, offset: int, **overrides: Any) -> dict[
 def new_producer_id(client: RawClient) -> int:
     """An id for an idempotent producer."""
     request = {"transactional_id": None, "transaction_timeout_ms": 10_000}
-    answer = client.call(INIT_PRODUCER_ID, 1, request)
-    assert answer["error_code"] == 0
-    return int(answer["producer_id"])
+    answers: list[dict[str, Any]] = []
+
+    def ready() -> bool:
+        answers.append(client.call(INIT_PRODUCER_ID, 1, request))
+        return bool(answers[-1]["error_code"] != COORDINATOR_LOAD_IN_PROGRESS)
+
+    wait_until(ready, "the broker hands out producer ids")
+    assert answers[-1]["error_code"] == 0
+    return int(answers[-1]["producer_id"])

@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin import NewTopic as AioNewTopic
 from aiokafka.admin.config_resource import ConfigResource as AioConfigResource
 from aiokafka.admin.config_resource import ConfigResourceType
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exported
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
@@ -135,7 +135,7 @@ def test_records_are_deleted_from_the_front(confluent: Confluent) -> None:
 
 
 def test_the_cluster_describes_itself(confluent: Confluent) -> None:
-    metadata = confluent.admin.list_topics(timeout=10)
+    metadata: Any = confluent.admin.list_topics(timeout=10)
     assert metadata.cluster_id
     assert len(metadata.brokers) == 1
     (broker,) = metadata.brokers.values()

@@ -18,7 +18,7 @@ PATIENCE_S = 60.0
 def readable(confluent: Confluent, topic: str) -> list[tuple[bytes | None, bytes | None]]:
     """Everything that can be read up to the end as it is now."""
     low, high = confluent.watermarks(topic)
-    consumer = confluent.consumer(**{"enable.partition.eof": True})
+    consumer = confluent.consumer("", **{"enable.partition.eof": True})
     consumer.assign([ck.TopicPartition(topic, 0, low)])
     found: list[tuple[bytes | None, bytes | None]] = []
 

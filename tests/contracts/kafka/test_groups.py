@@ -25,7 +25,7 @@ from tests.contracts.kafka.clients import (
 )
 
 
-def assigned(*consumers: ck.Consumer) -> list[int]:
+def assigned(*consumers: Any) -> list[int]:
     """Let every consumer take part, and say how many partitions each holds."""
     for consumer in consumers:
         message = consumer.poll(0.05)

@@ -1,0 +1,1 @@
+"""What only our own broker promises: its files, its limits, its state machines."""
