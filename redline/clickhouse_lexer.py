@@ -24,6 +24,8 @@ class TokenKind(Enum):
     NUMBER = "number"
     MARK = "mark"  # one byte of punctuation
     BROKEN = "broken"  # a quote, comment or heredoc that never ends: reaches to the end
+    # What is not ASCII is a MARK byte by byte outside of quotes: the server takes some of it for
+    # blanks or quotes, so whoever relies on these tokens for safety must refuse such marks.
 
 
 class Token(NamedTuple):
@@ -40,15 +42,16 @@ class Token(NamedTuple):
         return self.text.upper() if self.kind is TokenKind.WORD else self.text
 
 
-_BLANK = re.compile(rb"[\s\x00\x1c-\x1f]+|--[^\n]*|#[ !][^\n]*|/\*.*?\*/", re.DOTALL)
+_BLANK = re.compile(rb"\s+|--[^\n]*|//[^\n]*|#[ !][^\n]*")
+_COMMENT_MARK = re.compile(rb"/\*|\*/")
 _TOKEN = re.compile(
     rb"""
-      (?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)
+      (?P<word>[A-Za-z_][A-Za-z0-9_$]*)
     | (?P<number>[0-9][A-Za-z0-9_.]*)
     | (?P<string>'(?:[^'\\]|\\.|'')*')
     | (?P<quoted_name>`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*")
     | (?P<heredoc>\$(?P<tag>[A-Za-z0-9_]*)\$)
-    | (?P<broken>['"`]|/\*)
+    | (?P<broken>['"`])
     | (?P<mark>.)
     """,
     re.DOTALL | re.VERBOSE,
@@ -73,6 +76,13 @@ def read_tokens(sql: bytes, position: int = 0) -> Iterator[Token]:
         if blank is not None:
             position = blank.end()
             continue
+        if sql.startswith(b"/*", position):
+            end = _comment_end(sql, position)
+            if end < 0:
+                yield Token(TokenKind.BROKEN, position, size, sql[position:])
+                return
+            position = end
+            continue
         found = _TOKEN.match(sql, position)
         if found is None:  # cannot happen, every byte is a mark; kept so that the loop must end
             return
@@ -86,6 +96,16 @@ def read_tokens(sql: bytes, position: int = 0) -> Iterator[Token]:
             end = size
         yield Token(kind, position, end, sql[position:end])
         position = end
+
+
+def _comment_end(sql: bytes, position: int) -> int:
+    """Where a comment ends that begins here; comments nest. -1 if it never ends."""
+    depth = 0
+    for found in _COMMENT_MARK.finditer(sql, position):
+        depth += 1 if found.group() == b"/*" else -1
+        if depth == 0:
+            return found.end()
+    return -1
 
 
 def split_statements(sql: str) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
-import ipaddress
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import uvicorn
 
-from embedded.store.access import Access
+from embedded.store.access import Access, is_loopback
 from embedded.store.app import StoreApp
 from embedded.store.engine import Engine
 from embedded.store.limits import Limits
@@ -62,7 +61,7 @@ def check_exposure(host: str, *, allow_remote: bool, password: str) -> None:
     Raises:
         ConfigFault: a host beyond loopback without ``--allow-remote``, or without a password.
     """
-    if host == "localhost" or _is_loopback(host):
+    if is_loopback(host):
         return
     if not allow_remote:
         raise ConfigFault(
@@ -72,13 +71,6 @@ def check_exposure(host: str, *, allow_remote: bool, password: str) -> None:
         raise ConfigFault(
             PASSWORD_VARIABLE, "", "is empty while --allow-remote is given", "set a password"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def open_socket(host: str, port: int) -> socket.socket:

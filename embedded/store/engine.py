@@ -19,7 +19,7 @@ from typing import Any
 from embedded.store.connection import EngineConnection
 from embedded.store.limits import Limits, default_query_settings, engine_config_xml
 from embedded.store.native import asks_greeting, greeting_block
-from embedded.store.policy import check_statement
+from embedded.store.policy import check_request
 from embedded.store.refusal import StoreRefusal
 from embedded.store.request import Request
 from embedded.store.sessions import SessionTable
@@ -85,7 +85,7 @@ class Engine:
         statement = read_statement(request.sql)
         if not statement.tokens:
             raise StoreRefusal(62, "SYNTAX_ERROR", "Empty query")
-        check_statement(statement, readonly=request.readonly)
+        check_request(request, statement)
         words = [token.text.decode("utf-8", "replace") for token in statement.tokens[:20]]
         if asks_greeting(words, request.default_format, request.client_revision):
             body = greeting_block(DISPLAY_NAME, self.version, self.timezone)

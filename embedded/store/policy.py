@@ -8,9 +8,13 @@ This file refuses to be a sandbox: the address stays on loopback and behind a pa
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from embedded.store.refusal import StoreRefusal
+from embedded.store.request import Request
 from embedded.store.statement import Statement
-from redline.clickhouse_lexer import Token, TokenKind, unquote_name
+from redline.clickhouse_lexer import Token, TokenKind, read_tokens, unquote_name
 
 # Table functions, table engines, database engines and dictionary sources that leave the store's
 # own directory. A test compares this list and SAFE_NAMES with what the engine really has.
@@ -56,7 +60,38 @@ _BEFORE_A_TABLE_NAME = frozenset(
         b"INTO",
     ]
 )
+# Settings whose value is SQL, or which change the language that the statement is written in.
+DENIED_SETTINGS = frozenset(
+    ["dialect", "polyglot_dialect", "additional_table_filters", "additional_result_filter"]
+)
+_ANY_OUTSIDE_NAME = re.compile(
+    rb"(?i)(?<![a-z0-9_])(?:" + b"|".join(sorted(name.encode() for name in OUTSIDE_NAMES)) + rb")"
+    rb"(?![a-z0-9_])"
+)
+_NAMES = (TokenKind.WORD, TokenKind.QUOTED_NAME)
 _STOPS_THE_STORE = frozenset([b"SHUTDOWN", b"KILL", b"SUSPEND"])
+
+
+def check_request(request: Request, statement: Statement) -> None:
+    """Refuse what the store does not run: by its settings, its text, and the data of VALUES.
+
+    VALUES may hold expressions, so its data is SQL too; it is read only if a name in it stands out.
+
+    Raises:
+        StoreRefusal: see ``check_statement``.
+    """
+    for name in request.settings:
+        if name.lower() in DENIED_SETTINGS:
+            raise _denied(f"The setting {name}", "write the condition into the query")
+    check_statement(statement, readonly=request.readonly)
+    insert = statement.insert
+    if insert is None or insert.format.lower() != "values":
+        return
+    if _ANY_OUTSIDE_NAME.search(request.sql, insert.data_offset):
+        tokens = tuple(read_tokens(request.sql, insert.data_offset))
+        _check_marks(tokens)
+        for index in range(len(tokens)):
+            _check_outside(tokens, index)
 
 
 def check_statement(statement: Statement, *, readonly: bool) -> None:
@@ -67,9 +102,11 @@ def check_statement(statement: Statement, *, readonly: bool) -> None:
             164 for a write in a read-only request), else 497 ACCESS_DENIED.
     """
     tokens = statement.tokens
+    _check_marks(tokens)
     for index in range(len(tokens)):
         _check_files(tokens[index : index + 2])
         _check_outside(tokens, index)
+        _check_settings(tokens[index : index + 2])
     if statement.verb == "SYSTEM" and len(tokens) > 1 and tokens[1].upper in _STOPS_THE_STORE:
         raise _denied("SYSTEM " + tokens[1].upper.decode(), "stop the store's process instead")
     if readonly and not statement.reads:
@@ -91,9 +128,36 @@ def _check_files(pair: tuple[Token, ...]) -> None:
         raise _denied("FROM INFILE", "send the file as the body of the request")
 
 
+def _check_marks(tokens: Iterable[Token]) -> None:
+    """What the engine may read in another way than ``redline.clickhouse_lexer`` is not run.
+
+    It takes some characters beyond ASCII for blanks or quotes, an open ``$tag$`` for a name, and
+    ``\\G`` for the end of a statement.
+    """
+    for token in tokens:
+        if token.kind is TokenKind.BROKEN:
+            raise StoreRefusal(
+                62, "SYNTAX_ERROR", f"Syntax error: what begins at byte {token.start} never ends"
+            )
+        if token.kind is TokenKind.MARK and (
+            not 0x20 < token.text[0] < 0x7F or token.text == b"\\"
+        ):
+            raise StoreRefusal(
+                62,
+                "SYNTAX_ERROR",
+                f"Syntax error: the character at byte {token.start} is served only inside quotes",
+            )
+
+
+def _check_settings(pair: tuple[Token, ...]) -> None:
+    name = unquote_name(pair[0]).lower() if pair[0].kind in _NAMES else ""
+    if len(pair) == 2 and pair[1].text == b"=" and name in DENIED_SETTINGS:
+        raise _denied(f"The setting {name}", "write the condition into the query")
+
+
 def _check_outside(tokens: tuple[Token, ...], index: int) -> None:
     here = tokens[index]
-    if here.kind not in (TokenKind.WORD, TokenKind.QUOTED_NAME):
+    if here.kind not in _NAMES:
         return
     name = unquote_name(here)
     if name.lower() not in OUTSIDE_NAMES:

@@ -46,6 +46,27 @@ def test_everything_else_does_not(headers: dict[str, str]) -> None:
     assert "secret" not in repr(Access("secret"))
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"host": "evil.example:8124"},
+    ],
+)
+def test_without_a_password_no_web_page_is_served(headers: dict[str, str]) -> None:
+    with pytest.raises(StoreRefusal) as caught:
+        Access().check("", headers)
+    assert caught.value.code == 516
+    Access("p").check("", headers | {"x-clickhouse-key": "p"})
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8124", "[::1]:8124", "localhost:1"])
+def test_without_a_password_programs_on_this_machine_are_served(host: str) -> None:
+    Access().check("", {"host": host, "user-agent": "clickhouse-connect"})
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.9.9.9"])
 def test_loopback_needs_nothing(host: str) -> None:
     check_exposure(host, allow_remote=False, password="")

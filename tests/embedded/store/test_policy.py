@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from embedded.store.policy import OUTSIDE_NAMES, SAFE_NAMES, check_statement
+from embedded.store.policy import OUTSIDE_NAMES, SAFE_NAMES, check_request, check_statement
 from embedded.store.refusal import StoreRefusal
+from embedded.store.request import Request
 from embedded.store.statement import read_statement
 from tests.embedded.store.process import StoreProcess
 
@@ -39,6 +40,11 @@ def code_of(sql: str, *, readonly: bool = False) -> int:
         "SELECT * FROM eval('SELECT 1')",
         "INSERT INTO t FROM INFILE '/etc/hostname' FORMAT CSV",
         "SYSTEM SHUTDOWN",
+        "SELECT 1 // '\n, file('/etc/hostname') // '",
+        "SELECT 1 /* /* */ ' */, file('/etc/hostname') /* ' */",
+        "SELECT 1 # '\n, file('/etc/hostname') # '",
+        "SELECT 1 SETTINGS additional_result_filter = '1'",
+        "SET `dialect` = 'kusto'",
     ],
 )
 def test_nothing_leaves_the_own_directory(sql: str) -> None:
@@ -58,6 +64,48 @@ def test_nothing_leaves_the_own_directory(sql: str) -> None:
 )
 def test_names_that_only_look_like_it_pass(sql: str) -> None:
     assert code_of(sql) == 0
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT count() FROM file\u00a0('/etc/hostname')",
+        "SELECT count() FROM file\u200b('/etc/hostname')",
+        "SELECT \u2018'\u2019, file(\u2018/etc/hostname\u2019), \u2018'\u2019",
+        "SELECT 1 $t$, file('/etc/hostname')",
+        "SELECT 1 AS `a",
+        "SELECT 1\\G DROP TABLE t",
+    ],
+)
+def test_what_the_engine_reads_in_another_way_does_not_get_there(sql: str) -> None:
+    assert code_of(sql) == 62
+    assert code_of(f"SELECT '{'é ’ $t$'}', `naïve`") == 0
+
+
+@pytest.mark.parametrize(
+    ("sql", "code"),
+    [
+        ("INSERT INTO t VALUES (file('/etc/hostname'))", 497),
+        ("INSERT INTO t FORMAT Values (1), (`file` ('/etc/hostname'))", 497),
+        ("INSERT INTO t VALUES ('file(1)'), ('url (2)')", 0),
+        ("INSERT INTO t FORMAT CSV file('/etc/hostname')", 0),
+    ],
+)
+def test_values_are_expressions_and_checked_as_such(sql: str, code: int) -> None:
+    request = Request(sql=sql.encode())
+    try:
+        check_request(request, read_statement(request.sql))
+    except StoreRefusal as refusal:
+        found = refusal.code
+    else:
+        found = 0
+    assert found == code
+
+
+def test_settings_that_carry_sql_are_refused() -> None:
+    request = Request(sql=b"SELECT 1", settings={"additional_table_filters": "{}"})
+    with pytest.raises(StoreRefusal, match="additional_table_filters"):
+        check_request(request, read_statement(request.sql))
 
 
 def test_into_outfile_is_refused_with_the_servers_number() -> None:
