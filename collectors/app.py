@@ -10,7 +10,8 @@ from collectors.checkpoint_file import CheckpointFile
 from collectors.directories import DirectoryScan, log_directories
 from collectors.gpu_thread import GpuThread
 from collectors.http import create_app
-from collectors.kafka_publisher import KafkaPublisher, KafkaReadBack, wait_for_topics
+from collectors.kafka_publisher import KafkaPublisher, wait_for_topics
+from collectors.kafka_read_back import KafkaReadBack
 from collectors.metrics import Metrics
 from collectors.samples import SampleBuffer, gpu_entry
 from collectors.scraper import EngineScraper
@@ -38,11 +39,13 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     checkpoint_file = CheckpointFile(settings.data_dir / "collectors")
     metrics = Metrics()
     limits = Limits(mine.batch_records_max, mine.batch_age_ms * 1_000)
+    # apart, so that a deploy event that gives up waiting does not disturb the logs
+    log_publisher = KafkaPublisher(settings.kafka, secrets)
     publisher = KafkaPublisher(settings.kafka, secrets)
     tailer = Tailer(
         DirectoryScan(directories, mine.log_pattern),
         checkpoint_file,
-        publisher,
+        log_publisher,
         KafkaReadBack(settings.kafka, secrets),
         limits,
         mine.spool_bytes_max,
@@ -54,7 +57,7 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     def not_ready() -> str:
         if not topics_made.is_set():
             return f"waiting for Kafka at {settings.kafka.bootstrap_servers}"
-        return tailer.reason
+        return tailer.reason or log_publisher.reason
 
     token = secrets.api_token.get_secret_value()
     server = Server(create_app(publisher, metrics.registry, token, not_ready))
@@ -80,7 +83,7 @@ async def run(settings: Settings, secrets: Secrets) -> None:
         if gpus is not None:
             gpus.stop()
             await asyncio.to_thread(gpus.join, JOIN_S)
-        await publisher.close()
+        await asyncio.gather(publisher.close(), log_publisher.close())
         await server.stop()
         checkpoint_file.close()
 

@@ -67,6 +67,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     marks: list[Mark] = []
     offsets: Offsets = {}
+    saved_us: int = 0
     version: int = VERSION
 
 
@@ -144,6 +145,7 @@ class Frontier:
         self._acknowledged = {topic: dict(found) for topic, found in offsets.items()}
         self._open: dict[int, Offsets] = {}
         self._next = 0
+        self._ends: list[tuple[int, Offsets]] = []  # they hold once no ticket up to this is open
 
     def begin(self) -> int:
         """A ticket for one publish that is about to start."""
@@ -155,14 +157,33 @@ class Frontier:
     def end(self, ticket: int, acknowledged: Iterable[tuple[str, int, int]]) -> None:
         """Close a ticket whose messages (topic, partition, offset) are all in the marks now."""
         del self._open[ticket]
-        moved = {topic: dict(found) for topic, found in self._acknowledged.items()}
-        for topic, partition, offset in acknowledged:
-            found = moved.setdefault(topic, {})
-            found[partition] = max(found.get(partition, 0), offset + 1)
-        self._acknowledged = moved
+        self._move((topic, partition, offset + 1) for topic, partition, offset in acknowledged)
+        self._take_ends()
+
+    def advance(self, ends: Offsets) -> None:
+        """Note where the partitions ended a moment ago: what others publish need not be read back.
+
+        Messages that were in flight then may lie before those ends, so they count only later.
+        """
+        self._ends.append((self._next, ends))
+        self._take_ends()
 
     def offsets(self) -> Offsets:
         """Reading from here on finds every message that is not in the marks."""
         for opened in self._open.values():
             return opened
         return self._acknowledged
+
+    def _take_ends(self) -> None:
+        oldest = next(iter(self._open), self._next + 1)
+        while self._ends and self._ends[0][0] < oldest:
+            _, ends = self._ends.pop(0)
+            for topic, found in ends.items():
+                self._move((topic, partition, end) for partition, end in found.items())
+
+    def _move(self, ends: Iterable[tuple[str, int, int]]) -> None:
+        moved = {topic: dict(found) for topic, found in self._acknowledged.items()}
+        for topic, partition, end in ends:
+            found = moved.setdefault(topic, {})
+            found[partition] = max(found.get(partition, 0), end)
+        self._acknowledged = moved

@@ -1,4 +1,4 @@
-"""Publishes to Kafka, and reads back what it has of our logs.
+"""Publishes to Kafka.
 
 An idempotent producer with ``acks=all``: while Kafka is away it repeats by itself, without
 duplicates, and ``publish`` just takes longer. What it cannot repeat ends in DeliveryFailed, and the
@@ -8,25 +8,22 @@ next publish begins with a new producer. It refuses to decide what to do about a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from collectors.checkpoint import Offsets, Source, read_sources
 from redline.errors import DeliveryFailed
 from redline.kafka import client_options, ensure_topics
 from redline.log import get_logger
 from redline.ports import Acknowledged, Message
 from redline.settings import KafkaSettings, Secrets
-from redline.topics import DEAD_LETTERS, REQUESTS, Topic
 
 BACKOFF_S_MAX = 2.0
-CLOSE_S = 1.0
-READ_BACK_S = 20.0
-# Without a checkpoint nobody knows how far back to look: so many messages a partition.
-READ_BACK_MESSAGES = 10_000
+CLOSE_S = 0.5
+STALL_S = 3.0
 
 _log = get_logger()
 
@@ -38,20 +35,29 @@ async def wait_for_topics(kafka: KafkaSettings, secrets: Secrets) -> None:
         ConfigFault: a topic has another number of partitions than is configured.
     """
     backoff_s = 0.1
+    said = ""
     while True:
         try:
             await ensure_topics(kafka, secrets)
             return
         except (KafkaError, OSError) as error:
-            _log.warning("waiting_for_kafka", servers=kafka.bootstrap_servers, reason=str(error))
+            if str(error) != said:
+                said = str(error)
+                _log.warning("waiting_for_kafka", servers=kafka.bootstrap_servers, reason=said)
         await asyncio.sleep(backoff_s)
         backoff_s = min(BACKOFF_S_MAX, backoff_s * 2)
 
 
 class KafkaPublisher:
-    """A producer that is replaced when it fails. Bounded: a full producer makes callers wait."""
+    """A producer that is replaced when it fails. Bounded: a full producer makes callers wait.
+
+    ``reason`` says what keeps Kafka from acknowledging now; empty if nothing does. A publish that
+    is cancelled takes its producer with it, so that nothing is sent behind the caller's back:
+    who must not be disturbed by that has a publisher of its own.
+    """
 
     def __init__(self, kafka: KafkaSettings, secrets: Secrets) -> None:
+        self.reason = ""
         self._options = client_options(kafka, secrets)
         self._producer: Any = None
         self._opening = asyncio.Lock()
@@ -71,7 +77,10 @@ class KafkaPublisher:
                 )
                 for message in messages
             ]
-            found = await asyncio.gather(*waiting)
+            found = await self._wait(waiting)
+        except asyncio.CancelledError:
+            await self._discard(producer)
+            raise
         except (KafkaError, OSError) as error:
             await self._discard(producer)
             raise DeliveryFailed(
@@ -83,6 +92,19 @@ class KafkaPublisher:
         """Stop the producer, giving it a moment to send what it holds."""
         await self._discard(self._producer)
 
+    async def _wait(self, waiting: list[asyncio.Future[Any]]) -> list[Any]:
+        """The answers, however long they take; ``reason`` tells when they take long."""
+        answers = asyncio.gather(*waiting)
+        done, _ = await asyncio.wait({answers}, timeout=STALL_S)
+        if not done and not self.reason:
+            self.reason = "Kafka has stopped to acknowledge messages; log files wait where they are"
+            _log.warning("kafka_stalled", waiting_messages=len(waiting))
+        found = await answers
+        if self.reason:
+            self.reason = ""
+            _log.info("kafka_acknowledges_again")
+        return found
+
     async def _open(self) -> Any:
         async with self._opening:
             if self._producer is None:
@@ -93,6 +115,7 @@ class KafkaPublisher:
                     compression_type="zstd",
                     max_batch_size=1_000_000,
                     linger_ms=0,
+                    retry_backoff_ms=250,
                     client_id="redline-collectors",
                 )
                 try:
@@ -113,75 +136,5 @@ class KafkaPublisher:
             # An idempotent producer repeats for ever. It must not send any more once another one
             # goes on from what Kafka has; stop() gave up waiting but left its sender alive.
             await producer.client.close()
-            await producer._sender.close()
-
-
-class KafkaReadBack:
-    """Reads the sources of what was published lately. See ``tailer.ReadBack``."""
-
-    def __init__(
-        self,
-        kafka: KafkaSettings,
-        secrets: Secrets,
-        topics: Sequence[Topic] = (REQUESTS, DEAD_LETTERS),
-    ) -> None:
-        self._options = client_options(kafka, secrets)
-        self._partitions = [
-            TopicPartition(topic.name, number)
-            for topic in topics
-            for number in range(kafka.partitions if topic.partitioned else 1)
-        ]
-
-    async def __call__(self, offsets: Offsets | None) -> tuple[list[Source], Offsets]:
-        """Read from ``offsets`` to the end that each partition has now."""
-        consumer = AIOKafkaConsumer(
-            **self._options,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            client_id="redline-collectors-read-back",
-        )
-        try:
-            await consumer.start()
-            return await asyncio.wait_for(self._read(consumer, offsets), READ_BACK_S)
-        except (KafkaError, OSError, TimeoutError) as error:
-            reason = f"Kafka cannot be read back: {type(error).__name__}: {error}"
-            raise DeliveryFailed(reason, recoverable=True) from error
-        finally:
-            await consumer.stop()
-
-    async def _read(self, consumer: Any, offsets: Offsets | None) -> tuple[list[Source], Offsets]:
-        partitions = self._partitions
-        consumer.assign(partitions)
-        begins = await consumer.beginning_offsets(partitions)
-        ends = await consumer.end_offsets(partitions)
-        left: set[Any] = set()
-        for at in partitions:
-            start = _start(offsets, at, begins[at], ends[at])
-            if start < ends[at]:
-                consumer.seek(at, start)
-                left.add(at)
-            else:
-                consumer.pause(at)
-        sources: list[Source] = []
-        while left:
-            for messages in (await consumer.getmany(timeout_ms=500)).values():
-                for message in messages:
-                    sources += read_sources(message.headers)
-            for at in list(left):
-                if await consumer.position(at) >= ends[at]:
-                    left.discard(at)
-        found: Offsets = {}
-        for at in partitions:
-            found.setdefault(at.topic, {})[at.partition] = ends[at]
-        return sources, found
-
-
-def _start(offsets: Offsets | None, at: Any, begin: int, end: int) -> int:
-    """Where to begin in one partition."""
-    saved = (offsets or {}).get(at.topic, {}).get(at.partition)
-    if saved is None:
-        return max(int(begin), int(end) - READ_BACK_MESSAGES)
-    if saved > end:  # the topic was made anew
-        return int(begin)
-    return max(int(begin), saved)
+            with contextlib.suppress(KafkaError, OSError):
+                await asyncio.wait_for(producer._sender.close(), CLOSE_S)

@@ -33,6 +33,10 @@ BACKOFF_S_MAX = 5.0
 STEPS_MAX = 32  # then the log's directory is looked at again, however far behind it is
 WORKERS = 4  # bounds what is in memory: each holds two steps of 1 MiB
 KEEP_MARK_US = 600_000_000
+ADVANCE_S = 60.0
+# A checkpoint follows every acknowledged message within a second, and comes each ADVANCE_S anyhow:
+# so long after the last one, nothing of ours can be in Kafka. Generous, for clocks that differ.
+PUBLISHED_AFTER_SAVE_US = 3_600_000_000
 
 _log = get_logger()
 
@@ -40,12 +44,18 @@ _log = get_logger()
 class ReadBack(Protocol):
     """Reads what Kafka has of our logs."""
 
-    async def __call__(self, offsets: Offsets | None) -> tuple[list[Source], Offsets]:
-        """Sources of the messages from ``offsets`` on (None: of the last ones), and the ends.
+    async def sources(self, offsets: Offsets | None, until_us: int) -> tuple[list[Source], Offsets]:
+        """What the messages from ``offsets`` on (None: the last ones) stand for, and the ends.
+
+        None of ours was published after ``until_us``.
 
         Raises:
             DeliveryFailed: Kafka cannot be read now.
         """
+        ...
+
+    async def ends(self) -> Offsets:
+        """Where each partition ends now. Raises as ``sources`` does."""
         ...
 
 
@@ -79,6 +89,9 @@ class Tailer:
         self._slots = asyncio.Semaphore(WORKERS)
         self._dirty = False
         self._saved_s = 0.0
+        self._saved_us: int | None = None  # by the checkpoint that a start found
+        self._advanced_s = time.monotonic()
+        self._advancing: asyncio.Task[None] | None = None
         self._errors: dict[str, str] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -87,7 +100,7 @@ class Tailer:
         offsets: Offsets | None = None
         if checkpoint is not None:
             self._marks = {mark.key: mark for mark in checkpoint.marks}
-            offsets = checkpoint.offsets
+            offsets, self._saved_us = checkpoint.offsets, checkpoint.saved_us
         backoff_s = 0.0
         while not stop.is_set():
             try:
@@ -103,10 +116,14 @@ class Tailer:
             finally:
                 await self._settle(0 if stop.is_set() else STOP_S)
             offsets = self._frontier.offsets() if self._frontier else offsets
+        if self._advancing is not None:
+            self._advancing.cancel()
         await self._save()
 
     async def _recover(self, offsets: Offsets | None) -> None:
-        found, ends = await self._read_back(offsets)
+        saved_us = time.time_ns() // 1000 if self._saved_us is None else self._saved_us
+        found, ends = await self._read_back.sources(offsets, saved_us + PUBLISHED_AFTER_SAVE_US)
+        self._saved_us = None
         before = self._marks
         self._marks = merge(before, found)
         ahead = sum(before.get(s.key) is None or before[s.key].offset < s.offset for s in found)
@@ -133,6 +150,7 @@ class Tailer:
                     task = asyncio.create_task(self._work(reader), name=f"log {name}")
                     self._working[name] = task
             self._report_depth()
+            self._advance_now_and_then()
             if self._dirty and time.monotonic() - self._saved_s > SAVE_S:
                 await self._save()
             await self._pause(stop)
@@ -153,6 +171,23 @@ class Tailer:
                 reader.adopt(listing.get(name, ()), now_us)
                 if reader.is_empty:
                     del self._readers[name]
+
+    def _advance_now_and_then(self) -> None:
+        if self._advancing is not None and self._advancing.done():
+            self._advancing = None
+        if self._advancing is None and time.monotonic() - self._advanced_s > ADVANCE_S:
+            self._advanced_s = time.monotonic()
+            self._advancing = asyncio.create_task(self._advance(), name="advance")
+
+    async def _advance(self) -> None:
+        frontier = self._frontier
+        assert frontier is not None
+        try:
+            ends = await self._read_back.ends()
+        except DeliveryFailed:  # the workers will say so
+            return
+        frontier.advance(ends)
+        self._dirty = True
 
     async def _pause(self, stop: asyncio.Event) -> None:
         """Wait for the next poll; collect the workers that are done meanwhile."""
@@ -219,7 +254,9 @@ class Tailer:
                 del self._gone_since_us[key]
                 self._marks = {held: mark for held, mark in self._marks.items() if held != key}
         # taken together, without an await between: the offsets must not pass the marks
-        checkpoint = Checkpoint(marks=list(self._marks.values()), offsets=self._frontier.offsets())
+        checkpoint = Checkpoint(
+            marks=list(self._marks.values()), offsets=self._frontier.offsets(), saved_us=now_us
+        )
         self._dirty = False
         self._saved_s = time.monotonic()
         await asyncio.to_thread(self._file.save, checkpoint)

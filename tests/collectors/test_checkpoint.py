@@ -69,7 +69,9 @@ def test_reading_from_the_frontier_finds_every_message_that_is_not_in_the_marks(
     marked: set[int] = set()
     for number in range(steps):
         move = dice.random()
-        if move < 0.4:
+        if move < 0.1:
+            frontier.advance({"t": {at: len(messages) for at, messages in kafka.items()}})
+        elif move < 0.4:
             in_flight[frontier.begin()] = (number, None)
         elif move < 0.7 and in_flight:
             ticket = dice.choice(list(in_flight))

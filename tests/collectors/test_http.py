@@ -41,6 +41,14 @@ def test_a_deploy_is_published_with_its_time() -> None:
     assert message.key == b"llama"
 
 
+def test_who_knows_when_it_happened_may_say_so() -> None:
+    publisher = MemoryPublisher()
+    body = {**BODY, "ts_us": 1_764_000_000_000_000, "type": "deploy"}
+    assert client(publisher).post("/deploys", json=body, headers=BEARER).status_code == 202
+    (message,) = publisher.of_topic(DEPLOYS.name)
+    assert decode_json(message.value, DeployEvent).ts_us == 1_764_000_000_000_000
+
+
 @pytest.mark.parametrize(
     "headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}]
 )
@@ -65,7 +73,7 @@ def test_while_no_token_is_set_every_deploy_is_refused() -> None:
         ({"action": "explode"}, "action"),
         ({"weight": 2}, "weight"),
         ({"model": ""}, "model"),
-        ({"ts_us": 1}, "ts_us"),
+        ({"ts_us": -1}, "ts_us"),
         ({"modle": "x"}, "modle"),
     ],
 )

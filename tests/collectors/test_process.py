@@ -175,7 +175,7 @@ async def test_deploys_and_samples_reach_their_topics(broker: Process, tmp_path:
     )
     try:
         collectors.wait_until_listening()
-        request = urllib.request.Request(  # noqa: S310
+        request = urllib.request.Request(
             f"http://127.0.0.1:{collectors.port}/deploys",
             json.dumps({"model": "m", "version": "v2", "action": "deploy"}).encode(),
             {"Authorization": "Bearer t0ken", "Content-Type": "application/json"},

@@ -20,6 +20,8 @@ from redline.testing.publisher import MemoryPublisher
 from redline.topics import DEAD_LETTERS, REQUESTS
 from tests.collectors.log_writer import LogWriter
 
+SMALL = Limits(10, 20_000)
+
 
 class Kafka(MemoryPublisher):
     """In memory, and read back as the real one is."""
@@ -28,20 +30,24 @@ class Kafka(MemoryPublisher):
         super().__init__()
         self.fail_read_back = 0
 
-    async def read_back(self, offsets: Offsets | None) -> tuple[list[Source], Offsets]:
+    async def sources(self, offsets: Offsets | None, until_us: int) -> tuple[list[Source], Offsets]:
         if self.fail_read_back:
             self.fail_read_back -= 1
             raise DeliveryFailed("Kafka is away", recoverable=True)
         sources: list[Source] = []
-        ends: Offsets = {}
         for (topic, partition), messages in self.messages.items():
             if topic not in (REQUESTS.name, DEAD_LETTERS.name):
                 continue
             start = (offsets or {}).get(topic, {}).get(partition, 0)
             for message in messages[start:]:
                 sources += read_sources(message.headers)
+        return sources, await self.ends()
+
+    async def ends(self) -> Offsets:
+        ends: Offsets = {}
+        for (topic, partition), messages in self.messages.items():
             ends.setdefault(topic, {})[partition] = len(messages)
-        return sources, ends
+        return ends
 
     @property
     def numbers(self) -> list[int]:
@@ -59,12 +65,12 @@ class Kafka(MemoryPublisher):
 
 @asynccontextmanager
 async def tailing(
-    folder: Path, kafka: Kafka, metrics: Metrics, limits: Limits = Limits(10, 20_000)
+    folder: Path, kafka: Kafka, metrics: Metrics, limits: Limits = SMALL
 ) -> AsyncIterator[Tailer]:
     file = CheckpointFile(folder / "data")
     (folder / "logs").mkdir(exist_ok=True)
     scan = DirectoryScan([folder / "logs"], "*.ndjson*")
-    tailer = Tailer(scan, file, kafka, kafka.read_back, limits, 1 << 30, metrics)
+    tailer = Tailer(scan, file, kafka, kafka, limits, 1 << 30, metrics)
     stop = asyncio.Event()
     running = asyncio.create_task(tailer.run(stop))
     try:
