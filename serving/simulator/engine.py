@@ -258,7 +258,6 @@ class Engine:
 
     def _preempt(self, sequence: _Sequence) -> None:
         self._release(sequence)
-        sequence.computed = 0
         sequence.preemptions += 1
         self.counters.preemptions += 1
         self._waiting.appendleft(sequence)

@@ -138,6 +138,24 @@ def test_a_full_pool_preempts_the_newest_which_is_computed_again() -> None:
     assert run.engine.counters.preemptions == by_name["new"].preemptions
 
 
+def test_a_preempted_request_goes_before_those_that_wait() -> None:
+    profile = EngineProfile(num_gpu_blocks=11, block_size=16, max_model_len=160, speed=10.0)
+    run = Run(Engine(msgspec.structs.replace(profile, max_num_seqs=2)))
+    for number, name in enumerate(("old", "new", "third")):
+        run.submit(request(prompt=64, output=64, name=name, at=number))
+    run.drain()
+    by_name = {over.request.request_id: over for over in run.finished}
+    assert by_name["new"].preemptions == 1
+    assert (by_name["third"].scheduled_us or 0) >= by_name["old"].end_us
+    assert [over.request.request_id for over in run.finished] == ["old", "new", "third"]
+
+
+def test_the_first_step_of_a_prompt_is_never_priced_as_decoding() -> None:
+    run = Run(Engine(EngineProfile(num_gpu_blocks=300)))
+    run.submit(request(prompt=1, output=1))
+    assert run.due_us == round((29 + 0.0913) * 1000)
+
+
 def test_requests_that_start_alike_share_blocks_and_skip_the_computing() -> None:
     prefix = (PrefixSegment(7, 512),)
     run = Run(Engine(PROFILE))
