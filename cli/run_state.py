@@ -21,7 +21,7 @@ class ComponentState(msgspec.Struct, kw_only=True):
     """One child as it stands."""
 
     name: str
-    state: str = "starting"  # starting, ready, restarting, stopped, done, failed
+    state: str = "waiting"  # waiting, starting, ready, restarting, stopped, done, failed
     pid: int = 0
     address: str = ""
     restarts: int = 0

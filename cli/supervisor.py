@@ -48,7 +48,11 @@ class Supervisor:
         self._notice = notice
         self._children: dict[str, Child] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
-        self._states: dict[str, ComponentState] = {}
+        self._states = {
+            component.name: ComponentState(name=component.name, address=component.address)
+            for stage in stages
+            for component in stage
+        }
         self._stopping = False
         self._state = RunState(
             pid=os.getpid(), started_at=datetime.now(UTC).isoformat(), config=str(config)
@@ -96,11 +100,9 @@ class Supervisor:
 
     async def _bring_up(self, component: Component) -> None:
         child = Child(component, run_directory(self._data_dir))
-        state = ComponentState(
-            name=component.name, address=component.address, log=str(child.log_path)
-        )
+        state = self._states[component.name]
+        state.log = str(child.log_path)
         self._children[component.name] = child
-        self._states[component.name] = state
         began = time.monotonic()
         for attempt in range(STARTS_MAX):
             await child.start(self._environment)

@@ -1,0 +1,1 @@
+"""The embedded stack as users run it: real processes, real sockets."""
