@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -25,6 +26,7 @@ from streams.metrics import Metrics
 
 _EXIT_CRASHED, _EXIT_CONFIG = 1, 2
 _CONNECT_WAIT_S = 30.0
+_M_ARENA_MAX = -8  # malloc.h
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,10 +37,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings(options.config)
         configure(settings.log_level, settings.log_format, component="streams")
+        _limit_malloc_arenas()
         return asyncio.run(_run(settings, Secrets()))
     except Fault as fault:
         sys.stderr.write(f"{fault}\n")
         return _EXIT_CONFIG
+
+
+def _limit_malloc_arenas() -> None:
+    """Two malloc arenas instead of eight a core: every insert thread would keep its own peak."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 async def _run(settings: Settings, secrets: Secrets) -> int:

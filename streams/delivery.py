@@ -26,7 +26,7 @@ from streams.warehouse import Warehouse
 
 CHECKPOINT_S = 2.0
 MESSAGES_MAX = 128
-RECORDS_MAX = 60_000
+RECORDS_MAX = 10_000
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 5.0
 
 Acknowledge = Callable[[], Awaitable[Any]]

@@ -36,6 +36,8 @@ from streams.windows import (
     Residences,
     SettledWindow,
     ledger_lines,
+    pack_ids,
+    read_ids,
     series_costs,
     settle,
 )
@@ -56,7 +58,8 @@ class _Part(msgspec.Struct, array_like=True):
 
     offset: int
     instance: str
-    request_ids: list[str]
+    id_bytes: int  # width of one request id
+    request_ids: bytes
     start_us: bytes
     end_us: bytes
     flags: bytes
@@ -134,7 +137,7 @@ class Ledger:
         """Add the residences of one message (``series``: the batch's, resolved)."""
         flags = batch.failed * np.uint8(FAILED) + batch.queue_known * np.uint8(QUEUE_KNOWN)
         whole = Residences(
-            [],
+            np.empty(0, np.bytes_),
             batch.start_us,
             batch.end_us,
             flags.astype(np.uint8),
@@ -143,7 +146,7 @@ class Ledger:
         )
         for instance, at in batch.instances.items():
             chunk = Residences(
-                [batch.records[i].request_id for i in at.tolist()],
+                pack_ids([batch.records[i].request_id for i in at.tolist()]),
                 whole.start_us[at],
                 whole.end_us[at],
                 whole.flags[at],
@@ -326,7 +329,7 @@ class Ledger:
             while count < len(parts) and (
                 size < SEGMENT_RECORDS_MAX or parts[count].offset == parts[count - 1].offset
             ):
-                size += len(parts[count].request_ids)
+                size += len(parts[count].flags)
                 count += 1
             cut, parts = parts[:count], parts[count:]
             key = _SEGMENT_KEY.pack(self.partition, SEGMENT_TAG, cut[0].offset)
@@ -369,6 +372,7 @@ def _correction(
 
     lines, costs, taken = [], [], 0
     ended = late.ends_in(window.start_us)
+    request_ids = read_ids(late.request_ids)
     for (series, failed), members in sorted(by_series.items()):
         nusd = sum(part for _, part in members)
         known = all(late.flags[at] & QUEUE_KNOWN for at, _ in members)
@@ -384,7 +388,7 @@ def _correction(
         )
         costs += [
             RequestCost(
-                request_id=late.request_ids[at],
+                request_id=request_ids[at],
                 instance=instance,
                 window_start_us=window.start_us,
                 cost_nusd=part,
@@ -402,7 +406,8 @@ def _store_part(instance: str, chunk: Residences, offset: int) -> _Part:
     return _Part(
         offset,
         instance,
-        chunk.request_ids,
+        chunk.request_ids.itemsize,
+        chunk.request_ids.tobytes(),
         chunk.start_us.tobytes(),
         chunk.end_us.tobytes(),
         chunk.flags.tobytes(),
@@ -413,7 +418,7 @@ def _store_part(instance: str, chunk: Residences, offset: int) -> _Part:
 
 def _load_part(part: _Part) -> Residences:
     return Residences(
-        part.request_ids,
+        np.frombuffer(part.request_ids, f"S{part.id_bytes}"),
         np.frombuffer(part.start_us, np.int64),
         np.frombuffer(part.end_us, np.int64),
         np.frombuffer(part.flags, np.uint8),

@@ -34,7 +34,7 @@ FAILED, QUEUE_KNOWN = 1, 2  # flags of a residence
 class Residences(NamedTuple):
     """Requests of one message on one instance. Arrays of equal length; times in µs."""
 
-    request_ids: list[str]
+    request_ids: NDArray[np.bytes_]  # UTF-8; one block of memory, not a string each
     start_us: Times
     end_us: Times
     flags: NDArray[np.uint8]
@@ -47,7 +47,7 @@ class Residences(NamedTuple):
             return self
         kept = np.flatnonzero(mask)
         return Residences(
-            [self.request_ids[i] for i in kept.tolist()],
+            self.request_ids[kept],
             self.start_us[kept],
             self.end_us[kept],
             self.flags[kept],
@@ -114,12 +114,11 @@ class OpenWindow:
         arrival nor the cut into messages matters.
         """
         merged = _merge(self.chunks)
-        if not merged.request_ids:
+        if not len(merged.request_ids):
             return Allocation(bill_nusd, {}, [])
         start_us, end_us = self.start_us, self.start_us + WINDOW_US
         shares = time_shares(merged.start_us, merged.end_us, start_us, end_us)
-        ids = np.array(merged.request_ids, dtype=object)
-        order = np.lexsort((merged.end_us, merged.start_us, ids))
+        order = np.lexsort((merged.end_us, merged.start_us, merged.request_ids))
         weights = np.concatenate((np.array([shares.idle], np.int64), shares.requests[order]))
         idle, *costs = largest_remainder(bill_nusd, weights)
         if not weights.any():
@@ -168,7 +167,7 @@ class SettledWindow(msgspec.Struct, array_like=True):
             return []
         profile = np.frombuffer(self.profile, np.float32)
         given: list[tuple[int, int]] = []
-        for at in sorted(range(len(late.request_ids)), key=lambda i: late.request_ids[i]):
+        for at in np.argsort(late.request_ids, kind="stable").tolist():
             part, profile = late_share(
                 profile,
                 int(late.start_us[at]),
@@ -254,6 +253,16 @@ def ledger_lines(
     return lines
 
 
+def pack_ids(request_ids: list[str]) -> NDArray[np.bytes_]:
+    """Request ids as one array."""
+    return np.array([request_id.encode() for request_id in request_ids], np.bytes_)
+
+
+def read_ids(packed: NDArray[np.bytes_]) -> list[str]:
+    """The inverse of ``pack_ids``."""
+    return [request_id.decode() for request_id in packed.tolist()]
+
+
 def _merge(chunks: list[Residences]) -> Residences:
     """All chunks as one, with one numbering of the series."""
     known: dict[Series, int] = {}
@@ -263,7 +272,7 @@ def _merge(chunks: list[Residences]) -> Residences:
         codes.append(numbers[chunk.series_of])
     empty = np.empty(0, np.int64)
     return Residences(
-        [request_id for chunk in chunks for request_id in chunk.request_ids],
+        np.concatenate([np.empty(0, "S1"), *(chunk.request_ids for chunk in chunks)]),
         np.concatenate([empty, *(chunk.start_us for chunk in chunks)]),
         np.concatenate([empty, *(chunk.end_us for chunk in chunks)]),
         np.concatenate([empty.astype(np.uint8), *(chunk.flags for chunk in chunks)]),
@@ -277,7 +286,7 @@ def _request_costs(
 ) -> list[RequestCost]:
     """One row per request id: a client that reuses an id gets the sum, for the table keeps one."""
     rows: dict[str, RequestCost] = {}
-    for at, request_id in enumerate(merged.request_ids):
+    for at, request_id in enumerate(read_ids(merged.request_ids)):
         nusd = int(cost[at])
         if request_id in rows:
             nusd += rows[request_id].cost_nusd
