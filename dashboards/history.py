@@ -90,6 +90,9 @@ class History:
         self._reader = reader
         self._kept: OrderedDict[TimeRange, tuple[int, asyncio.Task[dict[str, Any]]]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     async def charts(self, within: TimeRange, now_us: int) -> dict[str, Any]:
         """The charts' columns.
 

@@ -74,6 +74,8 @@ export function paintFeed(events, now_us, highlight) {
   }));
 }
 
+const columnHead = (name) => (name ? make('th', { scope: 'col' }, name) : make('td'));
+
 // Rows that say the same are left alone, so that a selection in them survives.
 const painted = {};
 function same(name, rows) {
@@ -92,7 +94,7 @@ export function paintTenants(rows) {
   }
   const most = Math.max(...rows.map((row) => row.share || 0), 0.01);
   box.replaceChildren(make('table', { class: 'list' },
-    make('thead', {}, make('tr', {}, ...['Tenant', '', 'Spend', 'Share'].map((name) => make('th', { scope: 'col' }, name)))),
+    make('thead', {}, make('tr', {}, ...['Tenant', '', 'Spend', 'Share'].map(columnHead))),
     make('tbody', {}, ...rows.map((row) => {
       const bar = make('i', { class: 'bar' });
       bar.style.setProperty('--share', (row.share || 0) / most);
@@ -110,7 +112,7 @@ export function paintEngines(rows, now_us, limit) {
     return;
   }
   box.replaceChildren(make('table', { class: 'list' },
-    make('thead', {}, make('tr', {}, ...['Engine', 'Version', 'KV cache', '', 'Run', 'Wait'].map((name) => make('th', { scope: 'col' }, name)))),
+    make('thead', {}, make('tr', {}, ...['Engine', 'Version', 'KV cache', '', 'Run', 'Wait'].map(columnHead))),
     make('tbody', {}, ...rows.map((row) => {
       const bar = make('i', { class: 'bar' });
       bar.style.setProperty('--share', row.kv_cache_usage ?? 0);

@@ -1,0 +1,167 @@
+"""The verdict says what is wrong, and never calls healthy what it cannot know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dashboards.limits import Limits, age_level, limits_from
+from dashboards.verdict import away, duration, judge, words
+from redline.settings import Rule
+
+NOW_US = 1_795_500_000_000_000
+SECOND_US = 1_000_000
+LIMITS = limits_from(None)
+
+
+def tiles(**changed: float | None) -> dict[str, Any]:
+    """Tiles of a healthy fleet, with some figures changed."""
+    values: dict[str, float | None] = {
+        "requests_per_s": 20.0,
+        "error_ratio": 0.0,
+        "p99_latency_ms": 1_200.0,
+        "p95_ttft_ms": 300.0,
+        "kv_cache_usage": 0.4,
+        "data_age_ms": 400.0,
+    }
+    values |= changed
+    found: dict[str, Any] = {
+        name: {
+            "value": value,
+            "level": LIMITS.level(name, value),
+            "window_s": 60,
+            "samples": 0,
+            "note": "vllm-2",
+        }
+        for name, value in values.items()
+    }
+    return found | {"instances": {"up": 6, "seen": 6}}
+
+
+def alert(**changed: Any) -> dict[str, Any]:
+    return {
+        "incident_id": "i1",
+        "rule": "p99_latency_over_slo",
+        "severity": "page",
+        "labels": {"model": "m", "version": "v2"},
+        "state": "firing",
+        "started_us": NOW_US - 90 * SECOND_US,
+        "ended_us": None,
+        "reason": "p99 6,812 ms over 5,000 ms",
+    } | changed
+
+
+def action(**changed: Any) -> dict[str, Any]:
+    return {
+        "incident_id": "i1",
+        "kind": "rollback",
+        "status": "delivered",
+        "from_state": "v2",
+        "target": "m",
+        "delivered_us": NOW_US - 60 * SECOND_US,
+    } | changed
+
+
+def test_a_quiet_fleet_is_healthy_and_says_what_that_rests_on() -> None:
+    found = judge(tiles(), [], [], NOW_US)
+    assert (found.level, found.text) == ("ok", "Healthy")
+    assert found.detail == "6 of 6 engines up · no errors in 60 s · no alert is firing"
+
+
+def test_without_data_it_waits() -> None:
+    assert judge(tiles(data_age_ms=None), [], [], NOW_US).level == "none"
+
+
+def test_old_data_is_not_healthy() -> None:
+    found = judge(tiles(data_age_ms=180_000.0), [], [], NOW_US)
+    assert (found.level, found.text) == ("bad", "No new data for 3 min")
+
+
+def test_a_page_wins_over_a_ticket_and_names_what_it_is_about() -> None:
+    ticket = alert(severity="ticket", rule="kv_cache_saturation", labels={}, incident_id="i2")
+    found = judge(tiles(), [ticket, alert()], [action(status="delivering")], NOW_US)
+    assert found.level == "bad"
+    assert found.text == "p99 latency over SLO on v2 and 1 more"
+    assert found.detail == "p99 6,812 ms over 5,000 ms · firing for 90 s · rollback delivering"
+    assert judge(tiles(), [ticket], [], NOW_US).level == "warn"
+
+
+def test_a_resolved_alert_does_not_hold_the_verdict() -> None:
+    found = judge(tiles(), [alert(ended_us=NOW_US)], [action()], NOW_US)
+    assert found.level == "ok"
+    assert found.detail.endswith("rollback of v2 60 s ago")
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"kv_cache_usage": 0.9}, "KV cache 90% full on vllm-2"),
+        ({"error_ratio": 0.02}, "2.0% of requests fail"),
+        ({"p99_latency_ms": 6_100.0}, "p99 latency 6.1 s"),
+        ({"data_age_ms": 20_000.0}, "data is 20 s old"),
+    ],
+)
+def test_figures_over_their_limit_warn_without_an_alert(
+    changed: dict[str, float], text: str
+) -> None:
+    found = judge(tiles(**changed), [], [], NOW_US)
+    assert (found.level, found.text) == ("warn", text)
+
+
+def test_a_down_engine_is_said() -> None:
+    found = judge(tiles() | {"instances": {"up": 5, "seen": 6}}, [], [], NOW_US)
+    assert (found.level, found.text) == ("warn", "1 of 6 engines down")
+
+
+def test_no_requests_is_idle_not_broken() -> None:
+    none = dict.fromkeys(("requests_per_s", "error_ratio", "p99_latency_ms", "p95_ttft_ms"))
+    found = judge(tiles(**none), [], [], NOW_US)
+    assert (found.level, found.text) == ("ok", "Idle: engines are up, no requests")
+
+
+def test_away_says_how_old_the_figures_are() -> None:
+    assert away("Gone", "It does not answer.", 42_000).detail == (
+        "It does not answer. Figures are 42 s old."
+    )
+    assert away("Gone", "It does not answer.", None).detail.endswith("Nothing was read yet.")
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [(850, "850 ms"), (42_000, "42 s"), (200_000, "3 min"), (7_500_000, "2 h 5 min")],
+)
+def test_durations_read_well(ms: float, text: str) -> None:
+    assert duration(ms) == text
+
+
+def test_words() -> None:
+    assert words("kv_cache_saturation") == "KV cache saturation"
+
+
+def test_rules_of_the_settings_are_the_limits() -> None:
+    rules = [
+        Rule(name="a", signal="p99_latency_ms", above=900),
+        Rule(name="b", signal="p99_latency_ms", above=700),
+        Rule(name="c", signal="p95_ttft_ms", above=1, labels={"model": "m"}),
+    ]
+    limits = limits_from(rules)
+    assert limits.upper["p99_latency_ms"] == 700
+    assert "p95_ttft_ms" not in limits.upper  # it is about one model, the tile about all
+    assert limits.level("p99_latency_ms", 700) == "bad"
+    assert limits.level("p99_latency_ms", 600) == "warn"
+    assert limits.level("p99_latency_ms", 100) == "ok"
+    assert limits.level("p99_latency_ms", None) == "none"
+    assert Limits({}).level("anything", 1e9) == "none"
+
+
+def test_the_shipped_limits_are_the_shipped_rules() -> None:
+    from alerting.rules import SHIPPED
+
+    of_rules = {rule.signal: rule.above for rule in SHIPPED if not rule.labels}
+    for figure in ("p99_latency_ms", "kv_cache_usage"):
+        assert limits_from(None).upper[figure] == of_rules[figure]
+
+
+def test_age_levels() -> None:
+    assert [age_level(ms) for ms in (None, 0, 15_000, 60_000)] == ["none", "ok", "warn", "bad"]
