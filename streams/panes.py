@@ -16,7 +16,7 @@ This file refuses clocks, prices and percentiles of percentiles.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -119,16 +119,26 @@ class PaneBook:
         for data in keys:
             self._register(read_pane_key(data))
 
-    def resolve(self, series: Series) -> Series:
-        """The series that is counted: itself, or ``__other__`` past the cap."""
-        interned = self._interned.get(series)
-        if interned is not None:
-            return interned
-        if len(self._series_panes) < self.series_max:
-            return series
+    def resolve(self, labels: Sequence[Series]) -> list[Series]:
+        """The series that are counted, one for each of ``labels``: itself, or past the cap a
+        shared one with the tenant ``__other__``.
+
+        Models and versions may fill the cap once more; past that there is one series for all.
+        """
+        new: set[Series] = set()
+        return [self._resolve(series, new) for series in labels]
+
+    def _resolve(self, series: Series, new: set[Series]) -> Series:
         other = series._replace(tenant=OTHER)
-        if other in self._series_panes or len(self._series_panes) < 2 * self.series_max:
-            return other
+        for candidate, series_max in ((series, self.series_max), (other, 2 * self.series_max)):
+            interned = self._interned.get(candidate)
+            if interned is not None:
+                return interned
+            if candidate in new:
+                return candidate
+            if len(self._series_panes) + len(new) < series_max:
+                new.add(candidate)
+                return candidate
         return Series(OTHER, "", "", OTHER)
 
     def fold(

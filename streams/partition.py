@@ -120,7 +120,7 @@ class Partition:
         if offset <= self._delivered:
             return
         if batch.records:
-            series = [self.panes.resolve(labels) for labels in batch.series]
+            series = self.panes.resolve(batch.series)
             self.panes.fold(batch, series, offset, self._requests_us)
             self.ledger.add(batch, series, offset, self._settled_us)
             self._requests_us = max(self._requests_us, batch.latest_us)
