@@ -213,7 +213,7 @@ class Driver:
         counts.responses_failed += outcome == "failed"
         counts.aborted += outcome == "aborted"
         counts.by_status[str(status)] = counts.by_status.get(str(status), 0) + 1
-        if first_us is not None and outcome != "failed":
+        if first_us is not None and arrival.stream and outcome != "failed":
             self.first_chunk_us.add(float(max(1, first_us - sent_us)))
         self._sent.append(
             SentLine(

@@ -40,7 +40,7 @@ class IncidentOptions(msgspec.Struct, forbid_unknown_fields=True):
     tenant: str = ""  # tenant_spike; empty: the last tenant
     slowdown: float = 6.0
     error_ratio: float = 0.03
-    reserved_ratio: float = 0.62
+    reserved_ratio: float = 0.6
     factor: float = 10.0
     seconds: float = 15.0
 

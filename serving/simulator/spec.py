@@ -238,6 +238,8 @@ def default_spec(
             region=region,
             canary=canary,
             speed=speed,
+            # A slow canary holds its requests longer: it shall show as slow, not as out of blocks.
+            kv_cache_gib=3.0 if canary else 1.0,
         )
         for (instance, version, region, canary), port in zip(rows, engine_ports, strict=True)
     ]
