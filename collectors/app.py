@@ -70,21 +70,19 @@ async def run(settings: Settings, secrets: Secrets) -> None:
             group.create_task(scraper.run(stop), name="scraper")
             if gpus is not None:
                 gpus.start()
+            # What measures begins at once; what publishes, once Kafka is there.
             if await _wait_for_topics(settings, secrets, stop):
                 topics_made.set()
                 group.create_task(tailer.run(stop), name="tailer")
                 group.create_task(buffer.run(stop), name="samples")
-                await _first(tailer.ready, stop)
-                if not stop.is_set():
+                if await _first(tailer.ready, stop):
                     announce(listener)
                     _log.info("collecting", directories=[str(path) for path in directories])
     finally:
-        stop.set()
-        if gpus is not None:
+        if gpus is not None and gpus.is_alive():
             gpus.stop()
             await asyncio.to_thread(gpus.join, JOIN_S)
-        await asyncio.gather(publisher.close(), log_publisher.close())
-        await server.stop()
+        await asyncio.gather(publisher.close(), log_publisher.close(), server.stop())
         checkpoint_file.close()
 
 
@@ -116,11 +114,12 @@ async def _wait_for_topics(settings: Settings, secrets: Secrets, stop: asyncio.E
         await asyncio.gather(waiting, stopping, return_exceptions=True)
 
 
-async def _first(*events: asyncio.Event) -> None:
-    """Return when one of ``events`` is set."""
-    tasks = [asyncio.create_task(event.wait()) for event in events]
+async def _first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
+    """Wait until one of the two is set; whether it was ``wanted``, and ``other`` was not."""
+    tasks = [asyncio.create_task(event.wait()) for event in (wanted, other)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return wanted.is_set() and not other.is_set()
     finally:
         for task in tasks:
             task.cancel()

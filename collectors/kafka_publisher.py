@@ -97,7 +97,7 @@ class KafkaPublisher:
         answers = asyncio.gather(*waiting)
         done, _ = await asyncio.wait({answers}, timeout=STALL_S)
         if not done and not self.reason:
-            self.reason = "Kafka has stopped to acknowledge messages; log files wait where they are"
+            self.reason = "Kafka stopped acknowledging messages; log lines wait in their files"
             _log.warning("kafka_stalled", waiting_messages=len(waiting))
         found = await answers
         if self.reason:

@@ -54,16 +54,19 @@ class EngineScraper:
         timeout = aiohttp.ClientTimeout(total=min(self._poll_s * 0.8, TIMEOUT_S_MAX))
         async with aiohttp.ClientSession(timeout=timeout) as session:
             async with asyncio.TaskGroup() as group:
-                for target in self._targets:
-                    group.create_task(self._follow(session, target, stop))
+                tasks = [
+                    group.create_task(self._follow(session, target), name=target.instance)
+                    for target in self._targets
+                ]
+                await stop.wait()
+                for task in tasks:
+                    task.cancel()
 
-    async def _follow(
-        self, session: aiohttp.ClientSession, target: EngineTarget, stop: asyncio.Event
-    ) -> None:
+    async def _follow(self, session: aiohttp.ClientSession, target: EngineTarget) -> None:
         max_model_len: int | None = None
         asked_s = -MODELS_EVERY_S
         due_s = time.monotonic()
-        while not stop.is_set():
+        while True:
             sample = await scrape(session, target)
             result = "ok" if sample.up else "failed"
             self._metrics.scrapes.labels(target.instance, result).inc()
@@ -77,10 +80,7 @@ class EngineScraper:
             self._sink([engine_entry(sample)])
             # steady: the pace does not drift by the time that a scrape takes
             due_s = max(due_s + self._poll_s, time.monotonic())
-            try:
-                await asyncio.wait_for(stop.wait(), due_s - time.monotonic())
-            except TimeoutError:
-                continue
+            await asyncio.sleep(due_s - time.monotonic())
 
 
 async def scrape(session: aiohttp.ClientSession, target: EngineTarget) -> EngineSample:

@@ -67,6 +67,9 @@ class Process:
         assert event["event"] == "listening"
         self.port = event["port"]
 
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)
         self.wait()

@@ -223,6 +223,27 @@ def test_the_thread_samples_loses_and_finds_a_gpu_again(machine: Machine) -> Non
         watched.stop()
 
 
+def test_an_xid_event_is_on_the_sample_after_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [SimpleNamespace(device=nvml.Handle(0), eventData=79)]
+
+    def wait(event_set: Any, timeout_ms: int) -> Any:
+        assert timeout_ms == 0  # the thread must not wait in the driver
+        if not events:
+            raise nvml.NVMLError(nvml.NVML_ERROR_TIMEOUT)
+        return events.pop()
+
+    monkeypatch.setattr(nvml, "nvmlEventSetCreate", object, raising=False)
+    monkeypatch.setattr(nvml, "nvmlDeviceRegisterEvents", lambda *a: None, raising=False)
+    monkeypatch.setattr(nvml, "nvmlEventSetWait_v2", wait, raising=False)
+    watched = Watched("redline.testing.nvml")
+    watched.thread.start()
+    wait_for(lambda: len(watched.samples) >= 3, "samples")
+    watched.stop()
+    assert [found.xid for found in watched.samples[:3]] == [79, None, None]
+
+
 @pytest.mark.parametrize("module", ["redline.testing.nvml", "pynvml"])
 def test_without_a_driver_there_is_a_metric_and_no_crash(
     module: str, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import socket
 import threading
 import time
@@ -123,6 +124,36 @@ async def test_kafka_may_come_later_and_go_away_in_between(tmp_path: Path) -> No
         collectors.end()
         if broker is not None:
             broker.end()
+
+
+async def test_a_broker_that_hangs_is_seen_and_what_it_got_from_the_dead_counts(
+    broker: Process, tmp_path: Path
+) -> None:
+    """The killed collector's last messages are in the broker's sockets, not in its log."""
+    config = write_config(tmp_path / "redline.yaml", broker.port, batch_age_ms=20)
+    writer = LogWriter(tmp_path / "data" / "logs", "e1")
+    collectors = start_collectors(config, tmp_path)
+    url = f"http://127.0.0.1:{port_of(config)}/healthz"
+    try:
+        collectors.wait_until_listening()
+        writer.write(100)
+        await wait_for_requests(broker, 100)
+        broker.signal(signal.SIGSTOP)
+        writer.write(100)
+        _, body = wait_for(lambda: found if (found := get(url))[0] == 503 else None, "503")
+        assert "stopped acknowledging" in body
+        collectors.kill()
+        collectors = start_collectors(config, tmp_path)
+        wait_for(lambda: get(url)[0] == 503, "an answer of the new one")
+        broker.signal(signal.SIGCONT)
+        collectors.wait_until_listening()
+        writer.write(100)
+        found = await wait_for_requests(broker, 300)
+        assert found == [("e1", seq) for seq in range(1, 301)]
+        assert get(url)[0] == 200
+    finally:
+        broker.signal(signal.SIGCONT)
+        collectors.end()
 
 
 def test_a_taken_port_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
