@@ -153,7 +153,7 @@ async def test_a_kv_squeeze_fills_the_cache_until_it_is_over(launch: Launch) -> 
     fleet = await launch([engine(0, num_gpu_blocks=300, max_model_len=512, speed=8.0)])
     status, answer = await fleet.command("/incidents/kv_squeeze", {"on": True})
     assert (status, answer["touched"]) == (200, ["e0"])
-    assert (await metrics(fleet))["vllm:kv_cache_usage_perc"] > 0.6
+    assert (await metrics(fleet))["vllm:kv_cache_usage_perc"] > 0.55
     request = body()
     request["vllm_xargs"] = {"prompt_tokens": 300, "output_tokens": 100}
     url = fleet.url("/v1/chat/completions")
