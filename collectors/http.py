@@ -1,6 +1,7 @@
 """The room's HTTP surface: health, metrics, and deploy events from deploy tooling.
 
-It refuses any change without the token, and any change at all while no token is set.
+It refuses any change without the token, and any change at all while no token is set. A body is not
+read before the token was seen, nor beyond a limit.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from fastapi import FastAPI, Header, HTTPException, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from redline.codec import encode_json
 from redline.errors import DeliveryFailed
@@ -22,6 +23,7 @@ from redline.records import DeployEvent
 from redline.topics import DEPLOYS
 
 PUBLISH_S = 5.0
+BODY_BYTES_MAX = 64 * 1024
 
 
 class DeployBody(BaseModel):
@@ -62,8 +64,9 @@ def create_app(
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.post("/deploys", status_code=202)
-    async def deploys(body: DeployBody, authorization: str = Header("")) -> dict[str, object]:
-        _authorize(api_token, authorization)
+    async def deploys(request: Request) -> dict[str, object]:
+        _authorize(api_token, request.headers.get("authorization", ""))
+        body = await _read_deploy(request)
         fields = body.model_dump(exclude={"type", "ts_us"})
         now_us = time.time_ns() // 1000
         event = DeployEvent(ts_us=now_us if body.ts_us is None else body.ts_us, **fields)
@@ -76,6 +79,19 @@ def create_app(
         return {"accepted": True, "ts_us": event.ts_us}
 
     return app
+
+
+async def _read_deploy(request: Request) -> DeployBody:
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > BODY_BYTES_MAX:
+            raise HTTPException(413, f"a deploy event has at most {BODY_BYTES_MAX} bytes")
+    try:
+        return DeployBody.model_validate_json(data)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        raise HTTPException(422, found) from error
 
 
 def _authorize(api_token: str, authorization: str) -> None:

@@ -3,7 +3,8 @@
 A log is one writer's file and what was rotated away from it: ``requests.ndjson``,
 ``requests.ndjson.1`` (newer), ``requests.ndjson.2`` (older). Files are told apart by inode, because
 rotation renames them. Compressed files are not read: they are old ones, read before they were
-compressed. This file refuses to touch the disk.
+compressed. Rotation by copying and cutting is not followed: it is noticed as a truncation, and it
+loses lines whoever reads. This file refuses to touch the disk.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from fastapi.testclient import TestClient
 
-from collectors.http import create_app
+from collectors.http import BODY_BYTES_MAX, create_app
 from collectors.metrics import Metrics
 from redline.codec import decode_json
 from redline.records import DeployEvent
@@ -81,6 +81,17 @@ def test_a_wrong_body_names_the_field(change: dict[str, object], field: str) -> 
     answer = client().post("/deploys", json={**BODY, **change}, headers=BEARER)
     assert answer.status_code == 422
     assert field in str(answer.json()["detail"][0]["loc"])
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff"])
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    assert client().post("/deploys", content=body, headers=BEARER).status_code == 422
+
+
+def test_a_body_is_read_up_to_a_limit_and_only_with_the_token() -> None:
+    large = b" " * (BODY_BYTES_MAX + 1)
+    assert client().post("/deploys", content=large, headers=BEARER).status_code == 413
+    assert client().post("/deploys", content=large).status_code == 401
 
 
 def test_kafka_that_does_not_take_it_is_said() -> None:
