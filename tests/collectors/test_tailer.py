@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import pytest
 
 from collectors.batches import Limits
 from collectors.checkpoint import Offsets, Source, read_sources
@@ -15,6 +19,7 @@ from collectors.metrics import Metrics
 from collectors.tailer import Tailer
 from redline.codec import decode_batch, decode_json
 from redline.errors import DeliveryFailed
+from redline.ports import Acknowledged, Message
 from redline.records import DeadLetter, RequestRecord
 from redline.testing.publisher import MemoryPublisher
 from redline.topics import DEAD_LETTERS, REQUESTS
@@ -63,6 +68,23 @@ class Kafka(MemoryPublisher):
         return [decode_json(message.value, DeadLetter) for message in found]
 
 
+class Unsteady(Kafka):
+    """Answers late, in any order, and now and then not at all; some messages arrived, some not."""
+
+    def __init__(self, dice: random.Random) -> None:
+        super().__init__()
+        self._dice = dice
+
+    async def publish(self, messages: Sequence[Message]) -> list[Acknowledged]:
+        await asyncio.sleep(self._dice.choice((0, 0, 0.001, 0.02)))
+        if self._dice.random() < 0.03:
+            self.fail_next = 1
+            self.stored_before_failure = self._dice.randint(0, len(messages))
+        found = await super().publish(messages)
+        await asyncio.sleep(self._dice.choice((0, 0, 0.001, 0.02)))
+        return found
+
+
 @asynccontextmanager
 async def tailing(
     folder: Path, kafka: Kafka, metrics: Metrics, limits: Limits = SMALL
@@ -79,6 +101,21 @@ async def tailing(
         await running
     finally:
         running.cancel()
+        file.close()
+
+
+@asynccontextmanager
+async def killed_tailing(folder: Path, kafka: Kafka) -> AsyncIterator[None]:
+    """A tailer that ends without a last checkpoint and with messages under way."""
+    file = CheckpointFile(folder / "data")
+    scan = DirectoryScan([folder / "logs"], "*.ndjson*")
+    tailer = Tailer(scan, file, kafka, kafka, SMALL, 1 << 30, Metrics())
+    running = asyncio.create_task(tailer.run(asyncio.Event()))
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         file.close()
 
 
@@ -158,6 +195,35 @@ async def test_a_restart_goes_on_where_it_stopped_even_without_its_checkpoint(
         async with tailing(tmp_path, kafka, Metrics()):
             await until(lambda: len(kafka.numbers) >= writer.seq)
     assert kafka.numbers == list(range(1, 121))
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_kills_and_failures_in_any_order_leave_every_line_once(
+    tmp_path: Path, seed: int
+) -> None:
+    dice = random.Random(seed)
+    kafka = Unsteady(dice)
+    writers = [LogWriter(tmp_path / "logs", f"e{n}", rotate_bytes=9_000) for n in range(6)]
+    saves = 0
+    for _ in range(8):
+        async with killed_tailing(tmp_path, kafka):
+            end = time.monotonic() + dice.uniform(0.05, 0.9)
+            while time.monotonic() < end:
+                dice.choice(writers).write(dice.randint(1, 15))
+                await asyncio.sleep(0.002)
+        saves += (tmp_path / "data" / "checkpoint.json").exists()
+    assert saves
+    async with tailing(tmp_path, kafka, Metrics()):
+        total = sum(writer.seq for writer in writers)
+        await until(lambda: len(kafka.numbers) >= total)
+    found = [
+        (record.instance, record.seq)
+        for message in kafka.of_topic(REQUESTS.name)
+        for record in decode_batch(message.value, RequestRecord)
+    ]
+    for writer in writers:
+        mine = [seq for instance, seq in found if instance == writer.instance]
+        assert mine == list(range(1, writer.seq + 1))
 
 
 async def test_stopping_publishes_what_was_read(tmp_path: Path) -> None:
