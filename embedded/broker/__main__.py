@@ -34,7 +34,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--housekeeping-interval-ms", type=int, default=10_000)
     parser.add_argument("--min-session-timeout-ms", type=int, default=1_000)
     parser.add_argument("--max-data-bytes", type=int, default=64 << 30)
-    parser.add_argument("--log-level", default="info")
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--log-level", default="info", choices=levels)
     return parser.parse_args(argv)
 
 

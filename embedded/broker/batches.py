@@ -9,7 +9,7 @@ control batches and transactional batches.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
@@ -190,7 +190,7 @@ def keep(batch: Bytes, header: BatchHeader, kept: Iterable[Record]) -> bytearray
 
 
 def build(
-    values: list[tuple[bytes | None, bytes | None, int]],
+    values: Sequence[tuple[bytes | None, bytes | None, int]],
     *,
     producer_id: int = NO_PRODUCER,
     producer_epoch: int = -1,

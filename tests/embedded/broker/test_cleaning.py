@@ -174,6 +174,15 @@ def test_a_tombstone_is_seen_for_its_time_and_then_goes(tmp_path: Path) -> None:
     log.close()
 
 
+def test_a_tombstone_is_kept_by_the_first_pass_however_old_it_is(tmp_path: Path) -> None:
+    log = tombstoned(tmp_path)
+    cleaned = compact(log, now_ms=NOW_MS + 400 * DAY_MS)
+    assert cleaned is not None
+    log.replace(cleaned.outputs)
+    assert pairs(log) == [(1, b"b", b"1"), (2, b"a", None)]
+    log.close()
+
+
 def test_a_young_segment_in_the_middle_is_never_swallowed(tmp_path: Path) -> None:
     """Outputs cover every offset between their ends, so the segments must be a prefix."""
     log = open_log(
@@ -239,7 +248,9 @@ def test_a_compaction_cut_short_is_undone_or_finished(tmp_path: Path, killed_at:
     reopened = open_log(tmp_path / "copy", overrides)
     assert pairs(reopened) == (before if killed_at == "writing" else after)
     assert reopened.next_offset == 6
-    assert {p.suffix for p in (tmp_path / "copy").iterdir()} == {".log"}
+    left = sorted(p.name for p in (tmp_path / "copy").iterdir())
+    bases = [*range(7)] if killed_at == "writing" else [0, 6]
+    assert left == [f"{base:020d}.log" for base in bases]
     reopened.close()
 
 

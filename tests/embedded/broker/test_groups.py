@@ -174,6 +174,15 @@ class GroupMachine(RuleBasedStateMachine):
         if error is ErrorCode.NONE and member_id:
             assert member_id not in self.group.members
 
+    @precondition(lambda self: self.group.members)
+    @rule(data=st.data())
+    def be_removed_by_an_admin(self, data: st.DataObject) -> None:
+        member_id = data.draw(st.sampled_from(sorted(self.group.members)))
+        error, answers = self.group.leave(member_id, None, self.now_ms)
+        assert error is ErrorCode.NONE
+        self.deliver(answers)
+        assert member_id not in self.group.members
+
     @precondition(lambda self: self.tickets)
     @rule(data=st.data())
     def lose_connection(self, data: st.DataObject) -> None:
@@ -299,15 +308,27 @@ def test_a_rebalance_ends_without_those_who_do_not_come() -> None:
 
 def test_a_leader_that_beats_but_never_syncs_is_removed() -> None:
     group = Group(LIMITS)
-    results = join_all(group, "a", "b")
+    stable(group, "a", "b")  # in the first generation everybody did sync
+    results = join_all(group, "a", "b", now_ms=3_000)
     generation = results[0].generation
     leader, follower = ("a", "b") if results[0].members else ("b", "a")
-    group.sync(Identity(follower, generation), {}, 7, 2_000)
-    for now_ms in range(3_000, 10_000, 1_000):
+    group.sync(Identity(follower, generation), {}, 7, 3_000)
+    for now_ms in range(4_000, 11_000, 1_000):
         group.heartbeat(Identity(leader, generation), now_ms)
         assert group.tick(now_ms) == []
-    assert (7, SyncResult(ErrorCode.REBALANCE_IN_PROGRESS)) in group.tick(10_000)
+    assert (7, SyncResult(ErrorCode.REBALANCE_IN_PROGRESS)) in group.tick(11_000)
     assert list(group.members) == [follower]
+
+
+def test_a_promised_id_that_is_never_used_delays_a_rebalance_only_for_a_session() -> None:
+    group = Group(LIMITS)
+    stable(group, "a")
+    ((_, promised),) = group.join(request(), "x", 1, 2_000)
+    assert promised.error is ErrorCode.MEMBER_ID_REQUIRED
+    assert group.join(request("a"), "", 2, 2_500) == []
+    assert group.next_deadline_ms() == 2_000 + SESSION_MS
+    ((ticket, result),) = group.tick(2_000 + SESSION_MS)
+    assert (ticket, result.error) == (2, ErrorCode.NONE)
 
 
 def test_a_static_member_comes_back_to_its_assignment_and_its_ghost_is_fenced() -> None:

@@ -62,6 +62,17 @@ def test_the_snapshot_folds_to_the_same_registry(entries: list[Entry]) -> None:
     assert facts(again) == facts(whole)
 
 
+@given(entries=st.lists(ENTRIES, max_size=40))
+def test_of_a_deleted_topic_nothing_is_known(entries: list[Entry]) -> None:
+    registry = Registry()
+    for entry in [*entries, TopicDeleted("a")]:
+        registry.apply(entry)
+    assert "a" not in registry.topics
+    known = [*registry.starts, *registry.clean_until]
+    known += [key for positions in registry.offsets.values() for key in positions]
+    assert "a" not in {topic for topic, _ in known}
+
+
 @settings(deadline=None)
 @given(entries=st.lists(ENTRIES, max_size=20), torn_bytes=st.integers(0, 60))
 def test_a_restart_remembers_and_a_torn_line_is_cut(

@@ -193,14 +193,17 @@ def test_a_full_disk_is_an_answer_and_not_a_torn_log(tmp_path: Path) -> None:
 def test_times_are_found_although_they_are_not_sorted(tmp_path: Path) -> None:
     log = open_log(tmp_path, {"segment.bytes": "1024"})
     times = [NOW_MS + delta for delta in (5, 3, 9, 1, 7, 20, 2)] * 4
-    for at_ms in times:
-        log.append(one(b"v" * 50, at_ms=at_ms), NOW_MS)
+    for first in range(0, len(times), 2):  # two records a batch
+        pair = [(b"k", b"v" * 50, at_ms) for at_ms in times[first : first + 2]]
+        log.append(batches.build(pair), NOW_MS)
     assert len(log.segments) > 1
     for wanted in range(NOW_MS - 1, NOW_MS + 22):
         expected = next(((t, i) for i, t in enumerate(times) if t >= wanted), (-1, -1))
         assert log.offset_for_time(wanted) == expected
     log.delete_before(6)
     assert log.offset_for_time(NOW_MS) == (NOW_MS + 2, 6)
+    log.delete_before(7)  # in the middle of a batch
+    assert log.offset_for_time(NOW_MS) == (NOW_MS + 5, 7)
     log.close()
 
 
