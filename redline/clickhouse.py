@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import clickhouse_connect
+from clickhouse_connect.driver import options
 from clickhouse_connect.driver.client import Client
 
 from redline.settings import ClickHouseSettings, Secrets
+
+# The client imports pandas, pyarrow and polars with its first insert wherever they are installed:
+# 60 MB and a second in every process. No room uses data frames.
+for _frame_library in ("pd", "pd_time_test", "arrow", "pl"):
+    setattr(options, _frame_library, None)
 
 # Sent explicitly: their server defaults differ between versions.
 INSERT_SETTINGS: dict[str, Any] = {
