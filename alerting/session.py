@@ -39,6 +39,7 @@ SESSION_TIMEOUT_MS = 6_000  # a killed owner is replaced after so long
 HEARTBEAT_MS = 1_500
 POLL_MS = 500
 POLL_RECORDS_MAX = 200
+RESTORE_WAIT_S = 0.02
 SWEEP_EVERY_US = SECOND_US
 STEP_ALERTS_MAX = 50  # so that a step with all that follows from it fits one batch
 
@@ -123,11 +124,16 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]
         self, consumer: AIOKafkaConsumer, partition: TopicPartition, messages: list[ConsumerRecord]
     ) -> None:
         async with self._turn:
-            if self.writer is None:  # given away since it was fetched: the next owner reads it
+            if self.writer is not None:
+                for message in messages:
+                    await self._evaluate(self.writer, message)
+                await consumer.commit({partition: messages[-1].offset + 1})
                 return
-            for message in messages:
-                await self._evaluate(self.writer, message)
-            await consumer.commit({partition: messages[-1].offset + 1})
+        # aiokafka fetches as soon as a partition is assigned, before its state is restored here;
+        # or the partition was given away since. Either way these were not evaluated.
+        if partition in consumer.assignment():
+            consumer.seek(partition, messages[0].offset)
+        await asyncio.sleep(RESTORE_WAIT_S)
 
     async def _evaluate(self, writer: Writer, message: ConsumerRecord) -> None:
         """One message of signals: evaluated one by one, written as they change something."""
