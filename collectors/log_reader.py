@@ -241,7 +241,8 @@ class LogReader:
     def _close_files(self) -> None:
         files = list(self._files.values())
         for file in files[:-1]:
-            if not file.unread_bytes:
+            # open while something of it is unpublished: its inode cannot become another file's
+            if not file.unread_bytes and (self._run is None or file is not self._run_file):
                 file.close()
 
 

@@ -303,6 +303,41 @@ def test_a_head_does_not_change_while_a_file_grows(first: bytes, more: bytes) ->
     assert head is None or head == head_of((first + more)[:1024])
 
 
+class Torn(DirectoryScan):
+    """Each look shows what comes next: a look may fall into a rotation."""
+
+    def __init__(self, *looks: tuple[Listed, ...]) -> None:
+        super().__init__([], "*")
+        self._looks = list(looks)
+
+    def _look(self) -> dict[str, tuple[Listed, ...]]:
+        return {"r": self._looks.pop(0)}
+
+
+def test_a_listing_that_fell_into_a_rotation_is_taken_again() -> None:
+    before = (Listed("r", 1, 9, 0),)
+    torn = (Listed("r", 2, 0, 0),)  # inode 1 was renamed past the place where the look was
+    after = (Listed("r", 2, 0, 0), Listed("r.1", 1, 9, 1))
+    scan = Torn(before, before, torn, after, after, after)
+    assert scan.list_files() == {"r": before}
+    assert scan.list_files() == {"r": after}
+    assert scan.list_files() == {"r": after}
+
+
+def test_a_listing_from_before_the_last_step_reads_nothing_twice(bench: Bench) -> None:
+    bench.writer.write(1)
+    stale = bench.scan.list_files()[str(bench.writer.path)]
+    bench.writer.write(1)
+    bench.writer.rotate()
+    bench.writer.path.touch()
+    bench.list_files()
+    bench.step()
+    bench.step()  # the first file is read, its run is open
+    bench.reader.adopt(stale, bench.now_us)
+    bench.drain()
+    assert bench.numbers == [1, 2]
+
+
 def test_a_missing_directory_says_which_setting_and_what_to_do(tmp_path: Path) -> None:
     missing = tmp_path / "no" / "logs"
     with pytest.raises(ConfigFault) as caught:
