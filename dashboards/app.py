@@ -29,6 +29,7 @@ from dashboards.limits import limits_from
 from dashboards.metrics import PageMetrics
 from dashboards.poller import Poller
 from dashboards.reader import Reader, StoreAway
+from dashboards.wording import tell_action, tell_alert, tell_mark
 from redline import queries
 from redline.queries import TimeRange
 from redline.settings import LOOPBACK, Settings
@@ -52,6 +53,7 @@ class Page:
         self.settings = settings
         self.clock_us = clock_us
         self.metrics = PageMetrics()
+        self.limits = limits_from(settings.alerting.rules)
         self.reader = Reader(connect, self.metrics.observe_query)
         self.history = History(self.reader)
         self.hub = Hub()
@@ -59,7 +61,7 @@ class Page:
         self.poller = Poller(
             self.reader,
             self.hub,
-            limits_from(settings.alerting.rules),
+            self.limits,
             refresh_s=settings.dashboards.refresh_s,
             billing_utc_offset_hours=settings.streams.billing_utc_offset_hours,
             clock_us=clock_us,
@@ -122,17 +124,20 @@ def _add_api(app: FastAPI, page: Page) -> None:
         last_s: LastSeconds = 3_600,
     ) -> Response:
         within = _range(page, start_s, end_s, last_s)
-        return _json(await page.reader.read({"marks": queries.marks(within)}))
+        rows = (await page.reader.read({"marks": queries.marks(within)}))["marks"]
+        return _json({"marks": [tell_mark(row, page.limits.signals) for row in rows]})
 
     @app.get("/api/alerts")
     async def alerts(last_s: LastSeconds = 7 * 86_400) -> Response:
         within = _range(page, None, None, last_s)
-        return _json(await page.reader.read({"alerts": queries.alerts(within)}))
+        rows = (await page.reader.read({"alerts": queries.alerts(within)}))["alerts"]
+        return _json({"alerts": [tell_alert(row, page.limits.signals) for row in rows]})
 
     @app.get("/api/actions")
     async def actions(last_s: LastSeconds = 7 * 86_400) -> Response:
         within = _range(page, None, None, last_s)
-        return _json(await page.reader.read({"actions": queries.actions(within)}))
+        rows = (await page.reader.read({"actions": queries.actions(within)}))["actions"]
+        return _json({"actions": [tell_action(row) for row in rows]})
 
 
 def _add_stream(app: FastAPI, page: Page) -> None:

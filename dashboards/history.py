@@ -83,6 +83,16 @@ def sparks(within: TimeRange, rows: Mapping[str, Rows]) -> dict[str, Any]:
     return found
 
 
+def join_sparks(
+    kept: dict[str, Any] | None, fresh: dict[str, Any], buckets_max: int
+) -> dict[str, Any]:
+    """``kept`` up to where ``fresh`` begins, then ``fresh``; the newest ``buckets_max``."""
+    if kept is None:
+        return fresh
+    before = sum(1 for t in kept["t"] if t < fresh["t"][0])
+    return {name: (kept[name][:before] + fresh[name])[-buckets_max:] for name in fresh}
+
+
 class History:
     """Charts by range. Equal ranges share one read while it runs and for KEPT_US after."""
 

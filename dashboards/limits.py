@@ -12,16 +12,22 @@ from redline.settings import Rule
 
 Level = Literal["ok", "warn", "bad", "none"]
 
-# The shipped rules' thresholds; alerting owns them, a room cannot import it.
-SHIPPED = {"p99_latency_ms": 5_000.0, "kv_cache_usage": 0.85, "error_ratio": 0.05}
+# Name, signal and threshold of the shipped rules; alerting owns them, a room cannot import it.
+SHIPPED = (
+    ("p99_latency_over_slo", "p99_latency_ms", 5_000.0),
+    ("kv_cache_saturation", "kv_cache_usage", 0.85),
+    ("spend_over_baseline", "spend_projected_ratio", 1.2),
+)
+ERROR_RATIO = 0.05  # no shipped rule judges it, and nobody calls more than this healthy
 WARN_SHARE = {"p99_latency_ms": 0.8, "p95_ttft_ms": 0.8, "kv_cache_usage": 0.9, "error_ratio": 0.2}
 AGE_WARN_MS, AGE_BAD_MS = 15_000.0, 60_000.0
 
 
 class Limits(NamedTuple):
-    """Upper limits by figure; one that is not in here has none."""
+    """Upper limits by figure, and the figure that each rule judges, by the rule's name."""
 
     upper: dict[str, float]
+    signals: dict[str, str]
 
     def level(self, figure: str, value: float | None) -> Level:
         """``none`` without a limit or a value; ``warn`` from a share of the limit on."""
@@ -34,13 +40,16 @@ class Limits(NamedTuple):
 
 
 def limits_from(rules: list[Rule] | None) -> Limits:
-    """The lowest limit of each signal that rules without labels judge, over the shipped ones."""
-    upper = dict(SHIPPED)
+    """The lowest limit of each signal that rules without labels judge; the shipped ones if None."""
+    if rules is None:
+        upper = {signal: above for _, signal, above in SHIPPED}
+        return Limits({"error_ratio": ERROR_RATIO} | upper, {n: signal for n, signal, _ in SHIPPED})
+    upper = {"error_ratio": ERROR_RATIO}
     named: dict[str, float] = {}
-    for rule in rules or []:
+    for rule in rules:
         if not rule.labels:
             named[rule.signal] = min(rule.above, named.get(rule.signal, rule.above))
-    return Limits(upper | named)
+    return Limits(upper | named, {rule.name: rule.signal for rule in rules})
 
 
 def age_level(age_ms: float | None) -> Level:

@@ -12,12 +12,20 @@ from typing import Any
 
 import msgspec
 
-from dashboards.history import TENANTS_LIVE, chart_queries, charts, spark_queries, sparks
+from dashboards.history import (
+    TENANTS_LIVE,
+    chart_queries,
+    charts,
+    join_sparks,
+    spark_queries,
+    sparks,
+)
 from dashboards.hub import Hub
 from dashboards.limits import Limits
 from dashboards.reader import Reader, Rows, StoreAway
 from dashboards.tiles import COST_WINDOW_S, TRAFFIC_WINDOW_S, build_tiles
 from dashboards.verdict import Verdict, away, judge
+from dashboards.wording import tell_action, tell_alert, tell_mark
 from redline import queries
 from redline.log import get_logger
 from redline.queries import PANE_S, Query, TimeRange
@@ -29,6 +37,7 @@ FRESH_S = 30  # an engine that was not sampled for this long is not counted
 AGE_LOOKBACK_S = 600
 AGE_LOOKBACK_FAR_S = 14 * 86_400
 EVENTS_RANGE_S = 86_400
+OPEN_RANGE_S = 30 * 86_400  # an alert that fires for long must not leave the verdict
 LIVE_BUCKETS = 12  # re-sent each time, because late requests still change them
 SPARK_BUCKETS = 120
 EVERY_S = {"events": 2.0, "money": 5.0, "series": 5.0, "far_age": 30.0}
@@ -98,11 +107,15 @@ class Poller:
         now_us = self._clock_us()
         asked, due = self._due(now_us)
         live = queries.closed_range(LIVE_BUCKETS * PANE_S, LAG_S, now_us)
-        spark = queries.closed_range(SPARK_BUCKETS * PANE_S, LAG_S, now_us)
+        spark = (
+            live
+            if self._spark_joins(live)
+            else queries.closed_range(SPARK_BUCKETS * PANE_S, LAG_S, now_us)
+        )
         if "series" in due:
             asked |= chart_queries(live, TENANTS_LIVE) | spark_queries(spark)
         try:
-            self._rows |= await self._reader.read(asked)
+            self._take(await self._reader.read(asked))
         except StoreAway as error:
             self._count("failed")
             self.problem = str(error)
@@ -119,7 +132,7 @@ class Poller:
         if "events" in due:
             await self._hub.publish("marks", encode(self.events()).decode(), only_changed=True)
         if "series" in due:
-            self.spark = sparks(spark, self._rows)
+            self.spark = join_sparks(self.spark, sparks(spark, self._rows), SPARK_BUCKETS)
             body = charts(live, self._rows) | {"spark": sparks(live, self._rows)}
             await self._hub.publish("series", encode(body).decode(), only_changed=True)
         await self._publish_status()
@@ -147,8 +160,21 @@ class Poller:
             "verdict": self.verdict._asdict(),
         }
 
+    def _take(self, rows: dict[str, Rows]) -> None:
+        """Keep what was read, events with their words."""
+        self._rows |= rows
+        if "alerts" in rows:
+            signals = self._limits.signals
+            self._rows["alerts"] = [tell_alert(row, signals) for row in rows["alerts"]]
+            self._rows["actions"] = [tell_action(row) for row in rows["actions"]]
+            self._rows["marks"] = [tell_mark(row, signals) for row in rows["marks"]]
+
     async def _publish_status(self) -> None:
         await self._hub.publish("status", encode(self.status()).decode())
+
+    def _spark_joins(self, live: TimeRange) -> bool:
+        """Whether the live buckets follow on what is kept; else the whole line is read again."""
+        return self.spark is not None and self.spark["t"][-1] + PANE_S >= live.start_s
 
     def _due(self, now_us: int) -> tuple[dict[str, Query], set[str]]:
         due = {
@@ -159,15 +185,16 @@ class Poller:
         }
         just_now = TimeRange(now_us - FRESH_S * SECOND_US, now_us + SECOND_US)
         asked = {
-            "traffic": queries.traffic(queries.closed_range(TRAFFIC_WINDOW_S, LAG_S, now_us)),
+            "traffic": queries.traffic(queries.live_range(TRAFFIC_WINDOW_S, now_us)),
             "saturation": queries.saturation(just_now),
             "age": queries.data_age(AGE_LOOKBACK_S, now_us),
         }
         if "events" in due:
             day = TimeRange(now_us - EVENTS_RANGE_S * SECOND_US, now_us + SECOND_US)
             asked["marks"] = queries.marks(day)
-            asked["alerts"] = queries.alerts(day)
-            asked["actions"] = queries.actions(day)
+            month = TimeRange(now_us - OPEN_RANGE_S * SECOND_US, now_us + SECOND_US)
+            asked["alerts"] = queries.alerts(month)
+            asked["actions"] = queries.actions(month)
         if "money" in due:
             recent = queries.closed_range(COST_WINDOW_S, LAG_S, now_us)
             today = queries.billing_day(self._billing_utc_offset_hours, now_us)

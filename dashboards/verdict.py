@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dashboards.limits import Level, age_level
+from dashboards.wording import duration, words
 
 RECENT_US = 15 * 60 * 1_000_000
 OPEN_STATES = ("firing", "recovering", "nodata")
@@ -64,20 +65,6 @@ def away(headline: str, reason: str, age_ms: float | None) -> Verdict:
     return Verdict("none", headline, f"{reason} {old}")
 
 
-def duration(ms: float) -> str:
-    """``850 ms``, ``42 s``, ``3 min``, ``2 h 5 min``, ``3 days``."""
-    if ms < 1_000:
-        return f"{ms:.0f} ms"
-    s = int(ms // 1_000)
-    if s < 120:
-        return f"{s} s"
-    if s < 7_200:
-        return f"{s // 60} min"
-    if s < 172_800:
-        return f"{s // 3_600} h {s % 3_600 // 60} min"
-    return f"{s // 86_400} days"
-
-
 def _of_alerts(
     firing: Sequence[Mapping[str, Any]], actions: Sequence[Mapping[str, Any]], now_us: int
 ) -> Verdict:
@@ -88,17 +75,10 @@ def _of_alerts(
     more = f" and {len(firing) - 1} more" if len(firing) > 1 else ""
     open_ms = (now_us - first["started_us"]) / 1_000
     done = [act for act in actions if act["incident_id"] == first["incident_id"]]
-    detail = f"{first['reason']} · firing for {duration(open_ms)}"
+    detail = f"{first['text']} · firing for {duration(open_ms)}"
     if done:
-        detail += f" · {done[0]['kind']} {done[0]['status']}"
+        detail += f" · {done[0]['kind']} {done[0]['result']}"
     return Verdict("bad" if paged else "warn", f"{words(first['rule'])}{subject}{more}", detail)
-
-
-def words(name: str) -> str:
-    """``p99_latency_over_slo`` as ``p99 latency over SLO``, with its first letter raised."""
-    raised = {"slo": "SLO", "kv": "KV", "ttft": "TTFT", "gpu": "GPU", "usd": "$"}
-    text = " ".join(raised.get(part, part) for part in name.split("_"))
-    return text if text.startswith("p9") else text[:1].upper() + text[1:]
 
 
 def _over_limit(tiles: Mapping[str, Any]) -> list[str]:

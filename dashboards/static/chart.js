@@ -221,7 +221,7 @@ export class Chart {
     this.tip.hidden = near.length === 0;
     if (!near.length) return;
     this.tip.replaceChildren(...near.slice(0, 4).map((mark) => make('p', { class: mark.kind },
-      make('b', {}, `${mark.symbol} ${mark.title}`), make('span', {}, `${clock(mark.t_us)} ${mark.detail}`))));
+      make('b', {}, `${mark.symbol} ${mark.title}`), make('span', {}, `${clock(mark.t_us)} ${mark.text}`))));
     const x = AXIS_WIDTH + left, width = this.stage.clientWidth;
     this.tip.style.left = `${Math.min(Math.max(0, x - 120), width - 250)}px`;
   }

@@ -5,46 +5,24 @@ import { age, clock, count, dateTime, nanoDollars, percent, span, words } from '
 import { SYMBOL } from './marks.js';
 
 const FEED_MAX = 60;
-const STATUS_WORDS = { proposed: 'proposed', approved: 'approved', rejected: 'rejected', delivering: 'being delivered',
-  delivered: 'delivered', failed: 'failed', expired: 'expired, not applied', refused: 'refused' };
-
-function weights(detail) {
-  try {
-    const answer = JSON.parse(detail);
-    if (answer && typeof answer.weights === 'object' && answer.weights) {
-      return Object.entries(answer.weights).map(([version, weight]) => `${version} ${percent(weight)} %`).join(', ');
-    }
-    return answer && typeof answer.reason === 'string' ? answer.reason : '';
-  } catch {
-    return detail;
-  }
-}
-
+const DAY_US = 86400e6;
 function alertItem(alert, now_us) {
   const open = alert.ended_us === null;
   const on = ['instance', 'version', 'tenant', 'region'].map((name) => alert.labels[name]).filter(Boolean)[0];
   const state = open ? `${alert.state} for ${span(now_us - alert.started_us)}` : `resolved after ${span(alert.ended_us - alert.started_us)}`;
   return { t_us: alert.started_us, kind: open ? 'firing' : 'resolved', symbol: SYMBOL.firing, ref: alert.incident_id,
-    title: words(alert.rule) + (on ? ` on ${on}` : ''), tags: [alert.severity], state, text: [alert.reason],
-    foot: open || alert.last_reason === alert.reason ? '' : alert.last_reason };
+    title: words(alert.rule) + (on ? ` on ${on}` : ''), tags: [alert.severity], state, text: [alert.text], foot: alert.end_text };
 }
 
 function actionItem(action) {
-  const took = action.delivered_us === null ? '' : ` in ${span(action.delivered_us - action.proposed_us)}`;
-  const shifted = weights(action.detail);
-  const proof = [action.http_status === null ? '' : `answer ${action.http_status}`,
-    action.signature_verified === true ? 'signature verified' : action.signature_verified === false ? 'signature NOT verified' : '',
-    action.attempts > 1 ? `${action.attempts} attempts` : ''].filter(Boolean).join(' · ');
   const title = `${words(action.kind)} ${action.from_state || action.target}${action.to_state ? ` → ${action.to_state}` : action.kind === 'rollback' ? ' → stable' : ''}`;
   return { t_us: action.proposed_us, kind: ['failed', 'refused', 'rejected', 'expired'].includes(action.status) ? 'failed' : 'action',
-    symbol: SYMBOL.action, ref: action.incident_id, title, tags: [action.mode],
-    state: (STATUS_WORDS[action.status] || action.status) + took, text: [action.reason],
-    foot: [shifted && (shifted.includes('%') ? `Traffic now: ${shifted}` : shifted), proof].filter(Boolean).join(' · ') };
+    symbol: SYMBOL.action, ref: action.incident_id, title, tags: [action.mode], state: action.result, text: [action.reason], foot: action.answer };
 }
 
 function deployItem(mark) {
   return { t_us: mark.t_us, kind: 'deploy', symbol: SYMBOL.deploy, ref: '', title: words(mark.name), tags: [],
-    state: mark.target, text: [mark.detail], foot: '' };
+    state: mark.target, text: [mark.text], foot: '' };
 }
 
 export function paintFeed(events, now_us, highlight) {
@@ -55,14 +33,14 @@ export function paintFeed(events, now_us, highlight) {
   ].sort((a, b) => b.t_us - a.t_us).slice(0, FEED_MAX);
   const feed = byId('feed');
   if (!items.length) {
-    feed.replaceChildren(make('li', { class: 'nothing' }, 'Nothing yet in the last 24 hours: no deploy, no alert, no action.'));
+    feed.replaceChildren(make('li', { class: 'nothing' }, 'Nothing yet: no deploy in 24 hours, no alert and no action in 30 days.'));
     return;
   }
   feed.replaceChildren(...items.map((item) => {
     const entry = make('li', { class: item.kind, 'data-ref': item.ref },
       make('span', { class: 'symbol', 'aria-hidden': 'true' }, item.symbol),
       make('div', {},
-        make('p', { class: 'head' }, make('strong', {}, item.title), make('time', { title: dateTime(item.t_us), datetime: new Date(item.t_us / 1000).toISOString() }, clock(item.t_us))),
+        make('p', { class: 'head' }, make('strong', {}, item.title), make('time', { title: dateTime(item.t_us), datetime: new Date(item.t_us / 1000).toISOString() }, now_us - item.t_us > DAY_US ? dateTime(item.t_us) : clock(item.t_us))),
         make('p', { class: 'state' }, item.state, ...item.tags.map((tag) => make('span', { class: 'tag' }, tag))),
         ...item.text.filter(Boolean).map((text) => make('p', { class: 'text' }, text)),
         item.foot ? make('p', { class: 'foot' }, item.foot) : null));

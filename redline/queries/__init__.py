@@ -23,6 +23,7 @@ from redline.queries.ranges import (
     billing_day,
     chart_range,
     closed_range,
+    live_range,
     step_for,
 )
 from redline.queries.series import (
@@ -49,6 +50,7 @@ __all__ = [
     "engines",
     "kv_by_instance",
     "kv_totals",
+    "live_range",
     "marks",
     "saturation",
     "spend",

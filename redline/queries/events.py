@@ -15,7 +15,8 @@ def marks(within: TimeRange, limit: int = 500) -> Query:
     """The instants worth a line on a chart, oldest first; the newest ``limit`` of them.
 
     t_us, kind (deploy, firing, resolved, action), name (version, rule or action kind), target
-    (model, or the alert's severity), detail (words), ref (incident, or '').
+    (model, or the alert's severity), detail (words; of an alert its reason code), ref (incident,
+    or ''), value and threshold (of alerts).
     """
     sql = f"""
 SELECT * FROM (SELECT * FROM (
@@ -25,17 +26,18 @@ SELECT * FROM (SELECT * FROM (
             if(isNull(weight), '',
                 concat(toString(round(assumeNotNull(weight) * 100)), ' % of traffic')),
             toString(region), if(who = '', '', concat('by ', who)), detail]), ', ') AS detail,
-        '' AS ref
+        '' AS ref, CAST(NULL, 'Nullable(Float64)') AS value,
+        CAST(NULL, 'Nullable(Float64)') AS threshold
     FROM deploys FINAL
     WHERE {_WITHIN}
     UNION ALL
     SELECT toUnixTimestamp64Micro(ts), toString(to_state), toString(rule), toString(severity),
-        reason, incident_id
+        reason, incident_id, alerts.value, alerts.threshold
     FROM alerts FINAL
     WHERE {_WITHIN} AND to_state IN ('firing', 'resolved') AND from_state != to_state
     UNION ALL
     SELECT toUnixTimestamp64Micro(ts), 'action', toString(kind), toString(target),
-        reason, incident_id
+        reason, incident_id, NULL, NULL
     FROM actions FINAL
     WHERE {_WITHIN} AND status = 'delivered'
     ) ORDER BY t_us DESC, kind, name
@@ -46,11 +48,12 @@ ORDER BY t_us, kind, name"""  # noqa: S608  constants of this file; values are b
 
 
 def alerts(within: TimeRange, limit: int = 50) -> Query:
-    """A row per alert that fired within the range, newest first.
+    """A row per alert that fired and moved within the range; open ones first, then newest first.
 
     incident_id, fingerprint, rule, severity, labels (map), state (the last one), breached_us,
-    started_us (firing), ended_us (resolved; NULL while it is open), value and threshold (when it
-    fired), last_value, reason (of the firing), last_reason.
+    started_us (when it began to fire, also before the range), ended_us (resolved; NULL while it
+    is open), value and threshold (when it fired), peak_value, last_value, reason (of the firing),
+    last_reason. Reasons are the codes that alerting writes.
     """
     sql = f"""
 SELECT
@@ -61,20 +64,22 @@ SELECT
     argMax(alerts.labels, ts) AS labels,
     argMax(to_state, ts) AS state,
     toUnixTimestamp64Micro(minOrNull(breached_at)) AS breached_us,
-    toUnixTimestamp64Micro(minIfOrNull(ts, to_state = 'firing')) AS started_us,
+    toUnixTimestamp64Micro(coalesce(minOrNull(started_at), minIfOrNull(ts, to_state = 'firing')))
+        AS started_us,
     if(state IN ('resolved', 'inactive'),
         toUnixTimestamp64Micro(maxIfOrNull(ts, to_state IN ('resolved', 'inactive'))), NULL)
         AS ended_us,
     argMinIf(alerts.value, ts, to_state = 'firing') AS value,
-    argMinIf(alerts.threshold, ts, to_state = 'firing') AS threshold,
+    argMax(alerts.threshold, ts) AS threshold,
+    maxOrNull(alerts.value) AS peak_value,
     argMax(alerts.value, ts) AS last_value,
     argMinIf(alerts.reason, ts, to_state = 'firing') AS reason,
     argMax(alerts.reason, ts) AS last_reason
 FROM alerts FINAL
 WHERE {_WITHIN}
 GROUP BY incident_id, fingerprint
-HAVING countIf(to_state = 'firing') > 0
-ORDER BY started_us DESC, fingerprint
+HAVING isNotNull(started_us)
+ORDER BY isNull(ended_us) DESC, started_us DESC, fingerprint
 LIMIT {{row_limit:UInt32}}"""  # noqa: S608
     return Query(sql, within.parameters_us | {"row_limit": limit})
 

@@ -101,6 +101,17 @@ def chart_range(start_us: int, end_us: int) -> TimeRange:
     return TimeRange(start, max(end_us // step_us * step_us, start + step_us), step_s)
 
 
+def live_range(length_s: int, now_us: int) -> TimeRange:
+    """The last ``length_s`` of panes with the open one in it, up to ``now_us``.
+
+    The same panes as the signals that alerts judge, so that a tile and an alert agree. Its true
+    length is up to one pane shorter, which rates take into account.
+    """
+    pane_us = PANE_S * SECOND_US
+    start_us = (now_us // pane_us + 1) * pane_us - length_s * SECOND_US
+    return TimeRange(start_us, max(now_us, start_us + SECOND_US))
+
+
 def closed_range(length_s: int, lag_s: float, now_us: int) -> TimeRange:
     """The last ``length_s`` of closed panes: those that ended ``lag_s`` before ``now_us``.
 

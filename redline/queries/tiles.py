@@ -12,9 +12,10 @@ from redline.queries.ranges import EVERYTHING, SECOND_US, SELECTED, Query, Selec
 _MERGE = "quantilesDDMerge(0.01, 0.5, 0.9, 0.95, 0.99, 0.999)"
 P50, P90, P95, P99, P999 = 1, 2, 3, 4, 5
 
-# To whom a ledger line belongs. Corrections without a model take from idle what others add.
+# To whom a ledger line belongs. Failed requests are overhead, on time or late. Corrections
+# without a model take from idle what others add.
 LINE = (
-    "multiIf(kind = 'overhead', 'overhead', "
+    "multiIf(kind = 'overhead' OR (kind = 'correction' AND reason = 'failed'), 'overhead', "
     "kind = 'idle' OR (kind = 'correction' AND model = ''), 'idle', 'tenant')"
 )
 

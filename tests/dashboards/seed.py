@@ -173,6 +173,18 @@ FROM (
     )
 
 
+_ALERTS = (
+    "alerts (ts, fingerprint, incident_id, rule, from_state, to_state, reason, severity, labels, "
+    "value, threshold, breached_at, started_at)"
+)
+
+
+def fired_us(steps: Iterable[tuple[Any, ...]]) -> int:
+    """When a seeded alert began to fire."""
+    found: int = next(ts for ts, (_, after, _), _ in steps if after == "firing")
+    return found
+
+
 def seed_events(client: Client, told: Story, now_us: int) -> None:
     """The deploys, the alerts and the actions of the story."""
     _insert(
@@ -187,35 +199,27 @@ def seed_events(client: Client, told: Story, now_us: int) -> None:
     p99, kv = ("fp-p99", "inc-7f3a91"), ("fp-kv", "inc-b20c44")
     labels = f"{{'model':'{MODEL}','version':'v2'}}"
     kv_labels = f"{{'instance':'vllm-2','model':'{MODEL}','version':'v1'}}"
-    slow = "p99 6,812 ms over 5,000 ms for 30 s, 412 requests"
-    calm = "p99 1,204 ms below 4,500 ms for 20 s"
-    full = "KV cache 93 % full over 90 % for 20 s, 9 waiting"
     squeeze = told.resolved_us + 5 * MINUTE_US
-    rows: list[tuple[Any, ...]] = []
-    stories: tuple[tuple[tuple[str, str], str, str, str, tuple[tuple[Any, ...], ...]], ...] = (
-        (p99, "p99_latency_over_slo", "page", labels, (
-            (told.fired_us - 30 * SECOND_US, "inactive", "pending", slow, 6488.0, 5000.0),
-            (told.fired_us, "pending", "firing", slow, 6812.0, 5000.0),
-            (told.resolved_us - 20 * SECOND_US, "firing", "recovering", calm, 1301.0, 5000.0),
-            (told.resolved_us, "recovering", "resolved", calm, 1204.0, 5000.0))),
-        (kv, "kv_cache_saturation", "ticket", kv_labels, (
-            (squeeze, "pending", "firing", full, 0.93, 0.9),
-            (squeeze + 130 * SECOND_US, "recovering", "resolved",
-             "KV cache 71 % full below 80 % for 20 s", 0.71, 0.9))),
-    )  # fmt: skip
-    for (fingerprint, incident), rule, severity, found, steps in stories:
-        for ts, before, after, reason, value, threshold in steps:
-            rows.append((ts, fingerprint, incident, rule, before, after, reason, severity,
-                         ("raw", found), value, threshold))  # fmt: skip
-    _insert(
-        client,
-        "alerts (ts, fingerprint, incident_id, rule, from_state, to_state, reason, severity, "
-        "labels, value, threshold)",
-        rows,
-    )
+    fired, done = ("pending", "firing", "breach_held"), ("recovering", "resolved", "clear_held")
+    for (fingerprint, incident), rule, severity, found, threshold, steps in (
+        (p99, "p99_latency_over_slo", "page", labels, 5_000.0, (
+            (told.fired_us - 30 * SECOND_US, ("inactive", "pending", "breached"), 6488.0),
+            (told.fired_us, fired, 6812.0),
+            (told.resolved_us - 20 * SECOND_US, ("firing", "recovering", "cleared"), 1301.0),
+            (told.resolved_us, done, 1204.0),
+            (told.resolved_us + 1, ("resolved", "inactive", ""), 1204.0))),
+        (kv, "kv_cache_saturation", "ticket", kv_labels, 0.85, (
+            (squeeze, fired, 0.93), (squeeze + 130 * SECOND_US, done, 0.71))),
+    ):  # fmt: skip
+        for ts, (before, after, reason), value in steps:
+            opened = after in ("firing", "recovering", "resolved")
+            _insert(client, _ALERTS, [
+                (ts, fingerprint, incident if opened else "", rule, before, after, reason, severity,
+                 ("raw", found), value, threshold, steps[0][0], fired_us(steps) if opened else None)
+            ])  # fmt: skip
     why = "v2: error ratio 10.8 % against 0.1 % on v1; p99 6.8 s"
-    done = '{"applied":true,"signature_verified":true,"weights":{"v1":1.0,"v2":0.0}}'
-    asked = (("proposed", 0, None, ""), ("delivering", 1, None, ""), ("delivered", 1, 200, done))
+    said = "weights v1=1 v2=0"
+    asked = (("proposed", 0, None, ""), ("delivering", 1, None, ""), ("delivered", 1, 200, said))
     _insert(
         client,
         "actions (ts, action_id, incident_id, kind, mode, status, target, from_state, to_state, "
@@ -232,14 +236,14 @@ def seed_events(client: Client, told: Story, now_us: int) -> None:
 def open_incident(client: Client, now_us: int) -> None:
     """An alert that fires since 95 s and a rollback that waits for approval."""
     started_us = now_us - 95 * SECOND_US
-    reason = "p99 7,420 ms over 5,000 ms for 30 s, 268 requests"
+    reason = "p99_latency_ms 7.42 s, limit 5.00 s"
+    labels = f"{{'model':'{MODEL}','version':'v3'}}"
     _insert(
         client,
-        "alerts (ts, fingerprint, incident_id, rule, from_state, to_state, reason, severity, "
-        "labels, value, threshold)",
+        _ALERTS,
         [
-            (started_us, "fp-open", "inc-0pen", "p99_latency_over_slo", "pending", "firing", reason,
-             "page", ("raw", f"{{'model':'{MODEL}','version':'v3'}}"), 7420.0, 5000.0)
+            (started_us, "fp-open", "inc-0pen", "p99_latency_over_slo", "pending", "firing",
+             "breach_held", "page", ("raw", labels), 7420.0, 5000.0, started_us, started_us)
         ],
     )  # fmt: skip
     _insert(

@@ -238,6 +238,8 @@ def test_the_feed_tells_the_incident_with_reason_duration_and_result(live: Live,
     assert "resolved after 4 min 6 s" in feed
     assert "delivered in 2 s" in feed
     assert "Traffic now: v1 100 %, v2 0 % · answer 200 · signature verified" in feed
+    assert "p99 latency 6.81 s, limit 5.00 s" in feed
+    assert "Back at 1.20 s" in feed
     times = page.locator("#feed time").evaluate_all("all => all.map(t => t.dateTime)")
     assert times == sorted(times, reverse=True)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dashboards.limits import Limits, age_level, limits_from
-from dashboards.verdict import away, duration, judge, words
+from dashboards.limits import SHIPPED, Limits, age_level, limits_from
+from dashboards.verdict import away, judge
 from redline.settings import Rule
 
 NOW_US = 1_795_500_000_000_000
@@ -48,7 +48,7 @@ def alert(**changed: Any) -> dict[str, Any]:
         "state": "firing",
         "started_us": NOW_US - 90 * SECOND_US,
         "ended_us": None,
-        "reason": "p99 6,812 ms over 5,000 ms",
+        "text": "p99 latency 6.81 s, limit 5.00 s",
     } | changed
 
 
@@ -57,6 +57,7 @@ def action(**changed: Any) -> dict[str, Any]:
         "incident_id": "i1",
         "kind": "rollback",
         "status": "delivered",
+        "result": "delivered in 2 s",
         "from_state": "v2",
         "target": "m",
         "delivered_us": NOW_US - 60 * SECOND_US,
@@ -80,10 +81,12 @@ def test_old_data_is_not_healthy() -> None:
 
 def test_a_page_wins_over_a_ticket_and_names_what_it_is_about() -> None:
     ticket = alert(severity="ticket", rule="kv_cache_saturation", labels={}, incident_id="i2")
-    found = judge(tiles(), [ticket, alert()], [action(status="delivering")], NOW_US)
+    found = judge(tiles(), [ticket, alert()], [action(result="is being delivered")], NOW_US)
     assert found.level == "bad"
     assert found.text == "p99 latency over SLO on v2 and 1 more"
-    assert found.detail == "p99 6,812 ms over 5,000 ms · firing for 90 s · rollback delivering"
+    assert found.detail == (
+        "p99 latency 6.81 s, limit 5.00 s · firing for 90 s · rollback is being delivered"
+    )
     assert judge(tiles(), [ticket], [], NOW_US).level == "warn"
 
 
@@ -127,18 +130,6 @@ def test_away_says_how_old_the_figures_are() -> None:
     assert away("Gone", "It does not answer.", None).detail.endswith("Nothing was read yet.")
 
 
-@pytest.mark.parametrize(
-    ("ms", "text"),
-    [(850, "850 ms"), (42_000, "42 s"), (200_000, "3 min"), (7_500_000, "2 h 5 min")],
-)
-def test_durations_read_well(ms: float, text: str) -> None:
-    assert duration(ms) == text
-
-
-def test_words() -> None:
-    assert words("kv_cache_saturation") == "KV cache saturation"
-
-
 def test_rules_of_the_settings_are_the_limits() -> None:
     rules = [
         Rule(name="a", signal="p99_latency_ms", above=900),
@@ -152,15 +143,17 @@ def test_rules_of_the_settings_are_the_limits() -> None:
     assert limits.level("p99_latency_ms", 600) == "warn"
     assert limits.level("p99_latency_ms", 100) == "ok"
     assert limits.level("p99_latency_ms", None) == "none"
-    assert Limits({}).level("anything", 1e9) == "none"
+    assert Limits({}, {}).level("anything", 1e9) == "none"
+    assert limits.signals == {"a": "p99_latency_ms", "b": "p99_latency_ms", "c": "p95_ttft_ms"}
 
 
 def test_the_shipped_limits_are_the_shipped_rules() -> None:
-    from alerting.rules import SHIPPED
+    from alerting.rules import SHIPPED as RULES
 
-    of_rules = {rule.signal: rule.above for rule in SHIPPED if not rule.labels}
-    for figure in ("p99_latency_ms", "kv_cache_usage"):
-        assert limits_from(None).upper[figure] == of_rules[figure]
+    assert {(rule.name, rule.signal, rule.above) for rule in RULES if not rule.labels} == set(
+        SHIPPED
+    )
+    assert limits_from(None).upper == {"error_ratio": 0.05} | {s: above for _, s, above in SHIPPED}
 
 
 def test_age_levels() -> None:

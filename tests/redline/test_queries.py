@@ -195,7 +195,8 @@ def test_a_higher_revision_replaces_a_ledger_line(stores: Stores) -> None:
         ("request", "settled", 2, 300, "m", "", "", ""),  # nobody's name on it: not idle
         ("overhead", "settled", 2, 100, "m", "", "cold_start", ""),
         ("correction", "correction", 1, 50, "m", "acme", "", "c1"),
-        ("correction", "correction", 1, -50, "", "", "", "c1"),
+        ("correction", "correction", 1, 20, "m", "acme", "failed", "c1"),
+        ("correction", "correction", 1, -70, "", "", "", "c1"),
     ]
     for kind, status, revision, cost, model, tenant, reason, correction in lines:
         client.command(
@@ -205,16 +206,16 @@ def test_a_higher_revision_replaces_a_ledger_line(stores: Stores) -> None:
         )
     row = one(client, queries.spend(within))
     assert row["spend_nusd"] == 1_000
-    assert (row["attributed_nusd"], row["idle_nusd"], row["overhead_nusd"]) == (350, 550, 100)
+    assert (row["attributed_nusd"], row["idle_nusd"], row["overhead_nusd"]) == (350, 530, 120)
     assert row["usd_per_hour"] == pytest.approx(1_000 / 1e9 * 360)
     owners = {
         (line["line"], line["owner"]): line["spend_nusd"]
         for line in rows(client, queries.spend_by_tenant(within))
     }
     assert owners == {
-        ("idle", ""): 550,
+        ("idle", ""): 530,
         ("tenant", ""): 300,
-        ("overhead", ""): 100,
+        ("overhead", ""): 120,
         ("tenant", "acme"): 50,
     }
 
@@ -294,12 +295,22 @@ def test_alerts_say_how_long_and_actions_how_they_ended(stores: Stores) -> None:
     assert abs(slow["started_us"] - told.fired_us) <= 1
     assert abs(slow["ended_us"] - told.resolved_us) <= 1
     assert slow["labels"]["version"] == "v2"
-    assert slow["reason"] != slow["last_reason"]
+    assert (slow["reason"], slow["last_reason"]) == ("breach_held", "clear_held")
+    assert (slow["peak_value"], slow["last_value"]) == (6812.0, 1204.0)
+    assert slow["started_us"] - slow["breached_us"] == 30 * SECOND_US
     action = one(stores.seeded, queries.actions(DAY))
     assert (action["status"], action["http_status"]) == ("delivered", 200)
     assert action["signature_verified"] is True
     assert action["incident_id"] == slow["incident_id"]
     assert action["delivered_us"] - action["proposed_us"] == 2 * SECOND_US
+
+
+def test_a_long_alert_is_known_from_its_later_transitions(stores: Stores) -> None:
+    told = seed.story(NOW_US)
+    late = TimeRange(told.resolved_us - 30 * SECOND_US, NOW_US)
+    slow = rows(stores.seeded, queries.alerts(late))[-1]
+    assert abs(slow["started_us"] - told.fired_us) <= 1
+    assert slow["state"] == "resolved"
 
 
 def test_an_open_alert_has_no_end(stores: Stores) -> None:
