@@ -1,4 +1,4 @@
-"""Record batches, format v2: the header, the checks before an append, the records inside.
+"""Record batches, format v2: the checks before an append, the records inside.
 
 A batch is stored as the producer made it (keys, values and compression are opaque); only its
 offset is written into it, and the timestamp where the topic says LogAppendTime. The layout is
@@ -15,22 +15,22 @@ from typing import Any, NamedTuple
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
+from embedded.broker.batch_header import (
+    COMPRESSION_MASK,
+    CONTROL,
+    CRC_COVERS_FROM,
+    HEADER_BYTES,
+    LAST_KNOWN_CODEC,
+    LOG_APPEND_TIME,
+    NO_PRODUCER,
+    PREFIX_BYTES,
+    TRANSACTIONAL,
+    BatchHeader,
+    read_header,
+)
 from embedded.broker.codes import ErrorCode
 
 Bytes = bytes | bytearray | memoryview
-
-HEADER = struct.Struct(">qiibIhiqqqhii")
-HEADER_BYTES = HEADER.size  # 61
-# What the length field does not count: the offset and the length field itself.
-PREFIX_BYTES = 12
-CRC_COVERS_FROM = 21
-
-COMPRESSION_MASK = 0x07
-LAST_KNOWN_CODEC = 4  # zstd
-LOG_APPEND_TIME = 0x08
-TRANSACTIONAL = 0x10
-CONTROL = 0x20
-NO_PRODUCER = -1
 
 _OFFSET_LENGTH_EPOCH = struct.Struct(">qii")
 _ATTRIBUTES_AT = 21
@@ -38,34 +38,6 @@ _LAST_OFFSET_DELTA_AT = 23
 _MAX_TIMESTAMP_AT = 35
 _CRC_AT = 17
 _LEADER_EPOCH = 0
-
-
-class BatchHeader(NamedTuple):
-    """The fixed part of a batch. ``length_bytes`` counts what follows that field."""
-
-    base_offset: int
-    length_bytes: int
-    leader_epoch: int
-    magic: int
-    crc: int
-    attributes: int
-    last_offset_delta: int
-    first_timestamp_ms: int
-    max_timestamp_ms: int
-    producer_id: int
-    producer_epoch: int
-    base_sequence: int
-    record_count: int
-
-    @property
-    def size_bytes(self) -> int:
-        """The whole batch, header included."""
-        return PREFIX_BYTES + self.length_bytes
-
-    @property
-    def last_offset(self) -> int:
-        """Offset of the last record that the batch had when it was written."""
-        return self.base_offset + self.last_offset_delta
 
 
 class Record(NamedTuple):
@@ -76,11 +48,6 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes | None]]
-
-
-def read_header(data: Bytes, at: int = 0) -> BatchHeader:
-    """The header at byte ``at``. Raises ``struct.error`` when fewer than 61 bytes are there."""
-    return BatchHeader._make(HEADER.unpack_from(data, at))
 
 
 def crc_matches(batch: Bytes, header: BatchHeader) -> bool:

@@ -16,6 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from embedded.broker import batches
+from embedded.broker.batch_header import BatchHeader
 from embedded.broker.log import CleanedSegment, PartitionLog
 from embedded.broker.segment import Segment
 from embedded.broker.topic_config import TopicConfig
@@ -156,7 +157,7 @@ class _Output:
         return CleanedSegment(self._path, self._base_offset, self._end_offset)
 
 
-def _batches_of(segment: ClosedSegment) -> Iterator[tuple[batches.BatchHeader, memoryview]]:
+def _batches_of(segment: ClosedSegment) -> Iterator[tuple[BatchHeader, memoryview]]:
     # Beyond size_bytes lie bytes that recovery found damaged: they are not carried over.
     return batches.walk(memoryview(segment.path.read_bytes())[: segment.size_bytes])
 

@@ -38,18 +38,21 @@ class BrokerConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.partitions <= self.max_partitions_a_topic:
             raise ConfigFault(
-                "embedded.partitions",
+                "kafka.partitions",
                 self.partitions,
                 f"it must be between 1 and {self.max_partitions_a_topic}",
                 "set it to the number of stream workers that you may want, 4 for most",
             )
         if not 0 <= self.port <= 65_535:
             raise ConfigFault(
-                "embedded.port", self.port, "it is not a port", "choose one from 0 to 65535"
+                "kafka.bootstrap_servers",
+                self.port,
+                "it is not a port",
+                "choose one from 0 to 65535",
             )
         if not self.allow_remote and not _is_loopback(self.host):
             raise ConfigFault(
-                "embedded.host",
+                "kafka.bootstrap_servers",
                 self.host,
                 "the broker has neither passwords nor TLS, and this address is not loopback",
                 "listen on 127.0.0.1, or start it with --allow-remote on a network you trust",

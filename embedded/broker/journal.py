@@ -42,7 +42,7 @@ class Journal:
                 self.registry.apply(decoder.decode(line))
             except msgspec.DecodeError as error:
                 raise ConfigFault(
-                    "embedded.data_dir",
+                    "data_dir",
                     str(self._path),
                     f"line {number} of the journal is damaged ({error})",
                     "restore the file, or delete the line if what it says may be lost",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedded.broker import batches
+from embedded.broker.batch_header import BatchHeader, read_header
 from embedded.broker.codes import ErrorCode
 from embedded.broker.producers import ProducerStates
 from embedded.broker.segment import Segment, segment_path
@@ -123,7 +124,7 @@ class PartitionLog:
         error = batches.refuse(batch, self.config.max_message_bytes)
         if error:
             return Appended(error)
-        header = batches.read_header(batch)
+        header = read_header(batch)
         verdict = self.producers.judge(header)
         if verdict.duplicate_of is not None:
             return Appended(ErrorCode.NONE, verdict.duplicate_of)
@@ -135,7 +136,7 @@ class PartitionLog:
         if self.config.uses_append_time:
             append_time_ms = now_ms
             batch = batches.stamp(batch, now_ms)
-            header = batches.read_header(batch)
+            header = read_header(batch)
         offset = self.next_offset
         segment = self._segment_for(header, now_ms)
         if not segment.size_bytes:
@@ -150,7 +151,7 @@ class PartitionLog:
         self.producers.remember(header, offset)
         return Appended(ErrorCode.NONE, offset, append_time_ms)
 
-    def _segment_for(self, header: batches.BatchHeader, now_ms: int) -> Segment:
+    def _segment_for(self, header: BatchHeader, now_ms: int) -> Segment:
         segment = self._segments[-1]
         if not segment.size_bytes:
             return segment

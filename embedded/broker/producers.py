@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from embedded.broker.batches import NO_PRODUCER, BatchHeader
+from embedded.broker.batch_header import NO_PRODUCER, BatchHeader
 from embedded.broker.codes import ErrorCode
 
 BATCHES_REMEMBERED = 5

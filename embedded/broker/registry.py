@@ -11,8 +11,6 @@ from typing import Any
 
 import msgspec
 
-from embedded.broker.topic_config import TopicConfig
-
 FIRST_PRODUCER_ID = 1_000
 
 
@@ -156,10 +154,6 @@ class Registry:
         for group, positions in self.offsets.items():
             if positions:
                 yield OffsetsCommitted(group, list(positions.values()))
-
-    def config_of(self, name: str) -> TopicConfig:
-        """The configuration in force for a topic that exists."""
-        return TopicConfig(self.topics[name].config)
 
 
 def _forget(marks: dict[Partition, Any], topic: str) -> None:

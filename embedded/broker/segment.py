@@ -13,14 +13,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from pathlib import Path
 
-from embedded.broker.batches import (
-    HEADER_BYTES,
-    BatchHeader,
-    crc_matches,
-    read_header,
-)
+from embedded.broker.batch_header import HEADER_BYTES, BatchHeader, read_header
+from embedded.broker.batches import crc_matches
 
-MAX_SEGMENT_BYTES = (1 << 32) - 1  # positions are unsigned 32-bit
 _SCAN_BYTES = 1 << 20
 
 
@@ -38,7 +33,7 @@ class Segment:
         self.size_bytes = 0
         self.created_ms = 0
         self._last_offsets = array("I")  # relative to base_offset
-        self._positions = array("I")
+        self._positions = array("I")  # segment.bytes is an int32
         # The running maximum, hence sorted: the first batch that reaches a time is a bisection.
         self._max_timestamps = array("q")
         self._descriptor: int | None = None

@@ -112,10 +112,10 @@ class Broker:
             listener.close()
             if failure.errno == errno.EADDRINUSE:
                 raise AddressInUse(
-                    "embedded broker", config.host, config.port, "embedded.broker_port"
+                    "embedded broker", config.host, config.port, "kafka.bootstrap_servers"
                 ) from failure
             raise ConfigFault(
-                "embedded.host",
+                "kafka.bootstrap_servers",
                 config.host,
                 f"cannot listen there ({failure})",
                 "use an address of this machine, 127.0.0.1 for most",
@@ -132,7 +132,7 @@ class Broker:
         except OSError as failure:
             os.close(lock)
             raise ConfigFault(
-                "embedded.data_dir",
+                "data_dir",
                 str(data_dir),
                 "another broker has it open",
                 "stop that broker, or give this one its own directory",

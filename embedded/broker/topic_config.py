@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from embedded.broker.segment import MAX_SEGMENT_BYTES
-
 _FOREVER = str((1 << 63) - 1)
 _INT32_MAX = (1 << 31) - 1
 _INT64_MAX = (1 << 63) - 1
@@ -130,7 +128,7 @@ class TopicConfig:
         self.deletes = "delete" in policies
         self.retention_ms = int(self["retention.ms"])
         self.retention_bytes = int(self["retention.bytes"])
-        self.segment_bytes = min(int(self["segment.bytes"]), MAX_SEGMENT_BYTES)
+        self.segment_bytes = int(self["segment.bytes"])
         self.segment_ms = int(self["segment.ms"])
         self.max_message_bytes = int(self["max.message.bytes"])
         self.delete_retention_ms = int(self["delete.retention.ms"])

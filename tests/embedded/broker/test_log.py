@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedded.broker import batches
+from embedded.broker import batch_header, batches
 from embedded.broker.codes import ErrorCode
 from embedded.broker.log import PartitionLog
 from embedded.broker.topic_config import TopicConfig
@@ -138,7 +138,7 @@ def test_a_torn_tail_costs_only_what_is_torn(
 def test_what_cannot_be_appended_is_refused_and_leaves_no_trace(tmp_path: Path) -> None:
     log = open_log(tmp_path, {"max.message.bytes": "200"})
     good = one(b"v")
-    header = batches.read_header(good)
+    header = batch_header.read_header(good)
     cases = {
         b"": ErrorCode.CORRUPT_MESSAGE,
         good[:60]: ErrorCode.CORRUPT_MESSAGE,
@@ -151,7 +151,7 @@ def test_what_cannot_be_appended_is_refused_and_leaves_no_trace(tmp_path: Path) 
     for batch, error in cases.items():
         assert log.append(batch, NOW_MS).error is error
     lying = bytearray(good)
-    batches.HEADER.pack_into(lying, 0, *header._replace(last_offset_delta=5))
+    batch_header.HEADER.pack_into(lying, 0, *header._replace(last_offset_delta=5))
     resealed = batches.stamp(lying, NOW_MS)  # the CRC is right, the count is not
     assert log.append(resealed, NOW_MS).error is ErrorCode.INVALID_RECORD
     assert log.next_offset == 0
@@ -161,8 +161,8 @@ def test_what_cannot_be_appended_is_refused_and_leaves_no_trace(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("flag", "error"),
     [
-        (batches.TRANSACTIONAL, ErrorCode.INVALID_TXN_STATE),
-        (batches.CONTROL, ErrorCode.INVALID_RECORD),
+        (batch_header.TRANSACTIONAL, ErrorCode.INVALID_TXN_STATE),
+        (batch_header.CONTROL, ErrorCode.INVALID_RECORD),
         (5, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE),
     ],
 )
@@ -170,8 +170,8 @@ def test_batches_of_kinds_that_are_not_kept_here(
     tmp_path: Path, flag: int, error: ErrorCode
 ) -> None:
     batch = bytearray(one(b"v"))
-    header = batches.read_header(batch)
-    batches.HEADER.pack_into(batch, 0, *header._replace(attributes=flag))
+    header = batch_header.read_header(batch)
+    batch_header.HEADER.pack_into(batch, 0, *header._replace(attributes=flag))
     log = open_log(tmp_path)
     assert log.append(batches.stamp(batch, NOW_MS), NOW_MS).error is error
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedded.broker import batches
-from embedded.broker.batches import BatchHeader
+from embedded.broker.batch_header import BatchHeader
 from embedded.broker.codes import ErrorCode
 from embedded.broker.producers import NEW, ProducerStates
 from tests.embedded.broker.test_log import NOW_MS, open_log
