@@ -40,6 +40,10 @@ _CRC_AT = 17
 _LEADER_EPOCH = 0
 
 
+class Unreadable(Exception):
+    """A batch with a true checksum whose content cannot be decoded: keep it as it is."""
+
+
 class Record(NamedTuple):
     """One record of a batch, decompressed."""
 
@@ -116,11 +120,19 @@ def walk(data: Bytes) -> Iterator[tuple[BatchHeader, memoryview]]:
         at = end
 
 
-def records(batch: Bytes) -> Iterator[Record]:
-    """The records of one batch, decompressed. Raises the codec's error on damaged bytes."""
-    found: Any
-    for found in DefaultRecordBatch(bytes(batch)):
-        yield Record(found.offset, found.timestamp, found.key, found.value, list(found.headers))
+def records(batch: Bytes) -> list[Record]:
+    """The records of one batch, decompressed.
+
+    Raises:
+        Unreadable: what is inside is not records, though the checksum is right.
+    """
+    try:
+        return [
+            Record(found.offset, found.timestamp, found.key, found.value, list(found.headers))
+            for found in DefaultRecordBatch(bytes(batch))
+        ]
+    except Exception as error:  # each codec has its own errors, and none names them all
+        raise Unreadable(str(error)) from error
 
 
 def keep(batch: Bytes, header: BatchHeader, kept: Iterable[Record]) -> bytearray:

@@ -162,6 +162,14 @@ def _batches_of(segment: ClosedSegment) -> Iterator[tuple[BatchHeader, memoryvie
     return batches.walk(memoryview(segment.path.read_bytes())[: segment.size_bytes])
 
 
+def _readable(batch: batches.Bytes) -> list[batches.Record]:
+    """The records; none of a batch that cannot be decoded, which so stays as it is."""
+    try:
+        return batches.records(batch)
+    except batches.Unreadable:
+        return []
+
+
 def _latest_offsets(work: Plan, stopping: Callable[[], bool]) -> tuple[dict[bytes, int], int]:
     latest: dict[bytes, int] = {}
     clean_until = work.dirty_from
@@ -173,7 +181,7 @@ def _latest_offsets(work: Plan, stopping: Callable[[], bool]) -> tuple[dict[byte
         for _, batch in _batches_of(segment):
             if stopping():
                 raise Stopped
-            for record in batches.records(batch):
+            for record in _readable(batch):
                 if record.key is not None:
                     latest[record.key] = record.offset
         clean_until = segment.end_offset
@@ -193,7 +201,7 @@ def _survivors(
             raise Stopped
         kept: list[batches.Record] = []
         dropped = False
-        for record in batches.records(batch):
+        for record in _readable(batch):
             superseded = record.key is not None and latest.get(record.key, -1) > record.offset
             if superseded or (drop_tombstones and record.value is None):
                 dropped = True

@@ -8,7 +8,6 @@ refuses to decide what is too old (``retention``) or superseded (``compaction``)
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,8 +129,10 @@ class PartitionLog:
             return Appended(ErrorCode.NONE, verdict.duplicate_of)
         if verdict.error:
             return Appended(verdict.error)
-        if self.config.compacts and not _every_record_has_a_key(batch):
-            return Appended(ErrorCode.INVALID_RECORD)
+        if self.config.compacts:
+            error = _refuse_keyless(batch)
+            if error:
+                return Appended(error)
         append_time_ms = -1
         if self.config.uses_append_time:
             append_time_ms = now_ms
@@ -214,9 +215,9 @@ class PartitionLog:
             if segment.max_timestamp_ms < timestamp_ms:
                 continue
             for batch in range(segment.find_time(timestamp_ms), len(segment)):
-                for record in batches.records(segment.batch(batch)):
-                    if record.timestamp_ms >= timestamp_ms and record.offset >= self.start_offset:
-                        return record.timestamp_ms, record.offset
+                for at_ms, offset in _times(segment.batch(batch)):
+                    if at_ms >= timestamp_ms and offset >= self.start_offset:
+                        return at_ms, offset
         return -1, -1
 
     # -- deleting and replacing ------------------------------------------------------------
@@ -277,6 +278,18 @@ class PartitionLog:
         self._segments[-1].seal()
 
 
-def _every_record_has_a_key(batch: batches.Bytes) -> bool:
-    found: Iterator[batches.Record] = batches.records(batch)
-    return all(record.key is not None for record in found)
+def _times(batch: bytes) -> list[tuple[int, int]]:
+    """(timestamp, offset) of each record; of the batch as a whole when it cannot be decoded."""
+    try:
+        return [(record.timestamp_ms, record.offset) for record in batches.records(batch)]
+    except batches.Unreadable:
+        header = read_header(batch)
+        return [(header.max_timestamp_ms, header.base_offset)]
+
+
+def _refuse_keyless(batch: batches.Bytes) -> ErrorCode:
+    try:
+        keyed = all(record.key is not None for record in batches.records(batch))
+    except batches.Unreadable:
+        return ErrorCode.CORRUPT_MESSAGE
+    return ErrorCode.NONE if keyed else ErrorCode.INVALID_RECORD

@@ -233,7 +233,7 @@ class Topics:
             for partition in topic.partitions:
                 try:
                     await self._clean(topic, partition, now_ms)
-                except (OSError, ValueError) as failure:
+                except Exception as failure:  # housekeeping must go on, whatever one log has
                     if self._topics.get(topic.name) is not topic:
                         break  # deleted meanwhile, and its files with it
                     get_logger().error(

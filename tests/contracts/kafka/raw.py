@@ -92,8 +92,8 @@ def produce(client: RawClient, topic: str, batch: bytes, **overrides: Any) -> di
     return answer
 
 
-def fetch(client: RawClient, topic: str, offset: int, **overrides: Any) -> dict[str, Any]:
-    """Fetch from partition 0; returns the partition's answer."""
+def fetch_request(topic: str, offset: int, **overrides: Any) -> dict[str, Any]:
+    """A request for partition 0."""
     partition_max_bytes = overrides.pop("partition_max_bytes", 1 << 20)
     wanted = {
         "index": 0,
@@ -102,7 +102,7 @@ def fetch(client: RawClient, topic: str, offset: int, **overrides: Any) -> dict[
         "log_start_offset": -1,
         "partition_max_bytes": partition_max_bytes,
     }
-    request = {
+    return {
         "replica_id": -1,
         "max_wait_ms": 5_000,
         "min_bytes": 1,
@@ -115,6 +115,11 @@ def fetch(client: RawClient, topic: str, offset: int, **overrides: Any) -> dict[
         "rack_id": "",
         **overrides,
     }
+
+
+def fetch(client: RawClient, topic: str, offset: int, **overrides: Any) -> dict[str, Any]:
+    """Fetch from partition 0; returns the partition's answer."""
+    request = fetch_request(topic, offset, **overrides)
     answer = client.call(FETCH, 11, request)["topics"][0]["partitions"][0]
     assert isinstance(answer, dict)
     return answer

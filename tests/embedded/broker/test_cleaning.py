@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedded.broker import batches, compaction
+from embedded.broker import batch_header, batches, compaction
 from embedded.broker.codes import ErrorCode
 from embedded.broker.log import PartitionLog
 from embedded.broker.retention import expired_count
@@ -258,6 +258,28 @@ def test_a_record_without_a_key_has_no_place_in_a_compacted_topic(tmp_path: Path
     log = open_log(tmp_path, {"cleanup.policy": "compact"})
     keyless = batches.build([(b"k", b"v", NOW_MS), (None, b"v", NOW_MS)])
     assert log.append(keyless, NOW_MS).error is ErrorCode.INVALID_RECORD
+    log.close()
+
+
+def test_a_batch_that_cannot_be_decoded_harms_nobody(tmp_path: Path) -> None:
+    batch = bytearray(batches.build([(b"k", b"v" * 100, NOW_MS)]))
+    batch[batch_header.HEADER_BYTES :] = os.urandom(len(batch) - batch_header.HEADER_BYTES)
+    header = batch_header.read_header(batch)
+    batch_header.HEADER.pack_into(batch, 0, *header._replace(attributes=1))  # "gzip"
+    poison = batches.stamp(batch, NOW_MS)  # with a true checksum
+    log = open_log(tmp_path, {"min.cleanable.dirty.ratio": "0.0"})
+    assert log.append(poison, NOW_MS).error is ErrorCode.NONE  # opaque here
+    assert log.offset_for_time(NOW_MS) == (NOW_MS, 0)
+    log.config = TopicConfig({**log.config.overrides, "cleanup.policy": "compact"})
+    assert log.append(poison, NOW_MS).error is ErrorCode.CORRUPT_MESSAGE
+    for value in (b"1", b"2"):
+        log.append(batches.build([(b"k", value, NOW_MS)]), NOW_MS)
+    log.roll(NOW_MS)
+    cleaned = compact(log)
+    assert cleaned is not None
+    assert log.replace(cleaned.outputs)
+    left = [header.base_offset for header, _ in batches.walk(log.read(0, 9_999, at_least_one=True))]
+    assert left == [0, 2]
     log.close()
 
 

@@ -19,12 +19,13 @@ import pytest
 
 from embedded.broker import batches
 from embedded.broker.api_admin import API_VERSIONS
+from embedded.broker.api_data import FETCH
 from embedded.broker.config import BrokerConfig
 from embedded.broker.server import Broker
 from redline.errors import AddressInUse, ConfigFault
 from tests.contracts.kafka.clients import Confluent, Target, unique, wait_until
 from tests.contracts.kafka.process import BrokerProcess
-from tests.contracts.kafka.raw import RawClient, new_producer_id, produce
+from tests.contracts.kafka.raw import RawClient, fetch_request, new_producer_id, produce
 
 
 @pytest.fixture
@@ -325,6 +326,27 @@ def test_noise_closes_the_connection_and_never_the_broker(broker: BrokerProcess)
         for _ in range(50):  # noise where a batch should be
             assert produce(client, topic, os.urandom(200))["error_code"] != 0
     assert confluent_for(broker).watermarks(topic) == (0, 0)
+
+
+def test_a_client_that_asks_much_and_reads_nothing_cannot_fill_the_memory(
+    broker: BrokerProcess,
+) -> None:
+    topic = confluent_for(broker).create(1)
+    batch = batches.build([(None, os.urandom(900_000), time.time_ns() // 1_000_000)])
+    with RawClient(broker.bootstrap) as client:
+        for _ in range(10):
+            assert produce(client, topic, batch)["error_code"] == 0
+        before_bytes = broker.rss_bytes()
+        wanted = fetch_request(topic, 0, partition_max_bytes=20 << 20)
+        for _ in range(40):  # 360 MB of answers
+            client.send(FETCH, 11, wanted)
+        assert alive(broker)
+        assert broker.rss_bytes() - before_bytes < 100 << 20
+        client._correlation_id = 10
+        for _ in range(40):
+            client._correlation_id += 1
+            answer = client.receive(FETCH, 11)["topics"][0]["partitions"][0]
+            assert len(answer["records"]) == 10 * len(batch)
 
 
 def test_a_request_that_is_not_offered_closes_the_connection(broker: BrokerProcess) -> None:
