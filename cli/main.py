@@ -61,7 +61,7 @@ def demo(
     ] = None,
     headless: Annotated[bool, typer.Option(help="Do not open the page.")] = False,
     json: Json = False,
-    rate: Annotated[float, typer.Option(help="Requests per second.", min=1, max=500)] = 30.0,
+    rate: Annotated[float, typer.Option(help="Requests per second.", min=1, max=500)] = 40.0,
     seed: Annotated[int, typer.Option(help="Seed of the workload.")] = 7,
     trace: Annotated[
         Path | None, typer.Option(help="Take arrivals and lengths from a trace file.")

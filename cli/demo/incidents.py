@@ -34,8 +34,8 @@ def script(seconds: float) -> list[Step]:
         Step(
             seconds * 0.12,
             "/incidents/bad_canary",
-            {"on": True, "slowdown": 8.0},
-            "the canary v2 becomes eight times slower and fails 3 % of its requests",
+            {"on": True},
+            "the canary v2 becomes six times slower and fails 3 % of its requests",
             "p99_latency_over_slo",
         ),
         Step(

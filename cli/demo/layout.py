@@ -87,7 +87,13 @@ def fleet_spec(options: DemoOptions, ports: Ports) -> SimulatorSpec:
     )
     assert spec.workload is not None
     workload = spec.workload.model_copy(update={"trace": options.trace, "speed": options.speed})
-    return spec.model_copy(update={"workload": workload})
+    engines = spec.engines
+    if options.trace is not None:
+        # traces have longer prompts than the seeded load
+        size = {"max_model_len": 16384, "kv_cache_gib": 4.0}
+        engines = [engine.model_copy(update=size) for engine in engines]
+        workload = workload.model_copy(update={"prompt_tokens_max": 16000})
+    return spec.model_copy(update={"workload": workload, "engines": engines})
 
 
 def settings_content(options: DemoOptions, ports: Ports, spec: SimulatorSpec) -> dict[str, Any]:
