@@ -15,12 +15,14 @@ const RANGES = [[300, '5 m'], [900, '15 m'], [3600, '1 h'], [21600, '6 h'], [864
 const DEFAULT_RANGE_S = 900;
 const DAY_S = 86400;
 const LOST_AFTER_MS = 1500; // a stream that is cut and back at once is not worth a word
+const LEAVE_AFTER_MS = 60000;
 const SILENT_AFTER_MS = 12000; // a server that hangs keeps its connections open
 
 const state = {
   range_s: rangeFromUrl(), paused: false, connected: true, lost_ms: null, heard_ms: null, skew_us: 0,
   history: emptyHistory(), spark: null, now: { tiles: null, tenants: [], engines: [] },
   events: { marks: [], alerts: [], actions: [] }, older: [], status: null, fetching: null, fetched_ms: 0,
+  leaving: null, left: false,
 };
 const view = { marks: [], spans: [], limits: {}, zoomed: null, showMarks: true, highlight: null, zoom };
 const charts = CHARTS.map((spec) => new Chart(spec, view));
@@ -100,7 +102,8 @@ function takeStatus(status) {
   state.status = status;
   want('verdict');
   const end_ms = (state.history.end_s + state.history.step_s + 4) * 1000;
-  if (status.store === 'ok' && state.history.step_s > 10 && now_us() / 1000 > end_ms && performance.now() - state.fetched_ms > 5000) fetchHistory();
+  const missing = !state.history.t.length || (state.history.step_s > 10 && now_us() / 1000 > end_ms);
+  if (status.store === 'ok' && missing && performance.now() - state.fetched_ms > 5000) fetchHistory();
 }
 
 function takeEvents(events) {
@@ -172,6 +175,26 @@ function onStream(how) {
     state.lost_ms = performance.now();
   }
   want('verdict');
+}
+
+// A tab that nobody sees lets its connection go after a while, and catches up when it is seen.
+function onVisibility() {
+  clearTimeout(state.leaving);
+  if (document.hidden) {
+    state.leaving = setTimeout(() => {
+      stream.close();
+      state.heard_ms = null;
+      state.left = true;
+    }, LEAVE_AFTER_MS);
+    return;
+  }
+  if (state.left) {
+    state.left = false;
+    stream.open();
+    fetchOverview();
+    fetchHistory();
+  }
+  want();
 }
 
 // --- what people do -----------------------------------------------------------------------------
@@ -259,7 +282,7 @@ byId('zoom-reset').addEventListener('click', () => zoom(null));
 byId('theme').addEventListener('click', switchTheme);
 byId('help').addEventListener('click', KEYS['?']);
 document.addEventListener('keydown', onKey);
-document.addEventListener('visibilitychange', () => { if (!document.hidden) want(); });
+document.addEventListener('visibilitychange', onVisibility);
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', recolour);
 new ResizeObserver(() => requestAnimationFrame(() => {
   charts.forEach((chart) => chart.resize());
@@ -270,7 +293,7 @@ setInterval(() => { if (!state.paused && state.events.alerts.some((alert) => ale
 
 fetchHistory();
 fetchOverview();
-listen({
+const stream = listen({
   tiles: unlessPaused(takeNow), series: unlessPaused(takeSeries), marks: unlessPaused(takeEvents), status: unlessPaused(takeStatus),
 }, onStream);
 window.redline = { state, view, charts }; // for the console, and for tests

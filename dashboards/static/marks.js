@@ -7,6 +7,7 @@ import { words } from './format.js';
 export const SYMBOL = { deploy: '◆', firing: '▲', resolved: '✓', action: '↺' };
 const SHADE = { deploy: '--mark-deploy', firing: '--bad', resolved: '--ok', action: '--mark-action' };
 const NEAR_PX = 7;
+const SYMBOL_PX = 11;
 
 export function named(mark) {
   const title = {
@@ -33,11 +34,11 @@ export function drawMarks(u, view, layer) {
       c.fillRect(x0, top, Math.max(x1 - x0, ratio), height);
     }
   } else {
-    let taken = -Infinity; // symbols stand side by side where lines are close
-    for (const mark of view.marks) {
-      const t = mark.t_us / 1e6;
-      if (t < min || t > max) continue;
-      const x = Math.round(u.valToPos(t, 'x', true));
+    const shown = view.marks.filter((mark) => mark.t_us / 1e6 >= min && mark.t_us / 1e6 <= max);
+    const lines = shown.map((mark) => Math.round(u.valToPos(mark.t_us / 1e6, 'x', true)));
+    const symbols = sideBySide(lines, SYMBOL_PX * ratio, left + width + 4 * ratio);
+    shown.forEach((mark, i) => {
+      const x = lines[i];
       c.strokeStyle = c.fillStyle = colour(mark.kind === 'firing' && mark.target !== 'page' ? '--warn' : SHADE[mark.kind]);
       c.lineWidth = ratio;
       c.globalAlpha = mark.ref && mark.ref === view.highlight ? 1 : 0.65;
@@ -48,11 +49,18 @@ export function drawMarks(u, view, layer) {
       c.stroke();
       c.setLineDash([]);
       c.globalAlpha = 1;
-      taken = Math.max(x, taken + 11 * ratio);
-      drawSymbol(c, mark.kind, taken, top - 9 * ratio, 4.5 * ratio);
-    }
+      if (symbols[i] >= left - 4 * ratio) drawSymbol(c, mark.kind, symbols[i], top - 9 * ratio, 4.5 * ratio);
+    });
   }
   c.restore();
+}
+
+// Symbols of lines that are close stand beside each other, and never outside the picture.
+function sideBySide(lines, size, right) {
+  const places = [];
+  lines.forEach((x, i) => places.push(i ? Math.max(x, places[i - 1] + size) : x));
+  for (let i = places.length - 1, edge = right; i >= 0; i--, edge = places[i + 1] - size) places[i] = Math.min(places[i], edge);
+  return places;
 }
 
 // Paths, not characters: fonts differ, and a missing glyph would be a box.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 
 from tests.dashboards import seed
@@ -352,6 +353,32 @@ def test_help_opens_and_closes_by_key(live: Live, page: Any) -> None:
     assert page.locator("#keys").is_visible()
     page.keyboard.press("Escape")
     assert not page.locator("#keys").is_visible()
+
+
+def test_a_tab_that_nobody_sees_gives_its_connection_back(live: Live, page: Any) -> None:
+    open_full(page, live.url)
+
+    def clients() -> str:
+        text = httpx.get(f"{live.url}/metrics").text
+        return text.split("\nredline_dashboards_clients ")[1].split("\n")[0]
+
+    def becomes(count: str) -> None:
+        deadline = time.monotonic() + 15
+        while clients() != count:
+            assert time.monotonic() < deadline
+            page.wait_for_timeout(100)
+
+    becomes("1.0")
+    page.clock.install()
+    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+    tell = "document.dispatchEvent(new Event('visibilitychange'))"
+    page.evaluate(hide % "true" + tell)
+    page.clock.run_for(61_000)
+    becomes("0.0")
+    page.evaluate(hide % "false" + tell)
+    page.clock.resume()
+    becomes("1.0")
+    assert page.locator("#verdict-text").inner_text() == "Healthy"
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
