@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 from pathlib import Path
 
@@ -23,8 +22,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings(chosen.config)
         log.configure(settings.log_level, settings.log_format, "collectors")
-        # it writes some 30 lines a second while Kafka is away; the publisher says it once
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         asyncio.run(run(settings, Secrets()))
     except* Fault as group:  # bare ones arrive as a group of one
         for fault in group.exceptions:

@@ -63,6 +63,7 @@ class Device:
         self.uuid = uuid
         self.name = name
         self.mig = mig
+        self.instance = ""  # the engine instance that it serves, where settings say so
         self.cannot: dict[str, str] = {}
         self.failures: dict[str, str] = {}
         self.slow_values: dict[str, Any] = {}
@@ -110,6 +111,7 @@ def sample(
         gpu_index=device.index,
         gpu_name=device.name,
         mig=device.mig,
+        instance=device.instance,
         lost=lost,
         xid=xid,
         **({} if lost else values),

@@ -74,6 +74,8 @@ class GpuThread(threading.Thread):
     def _poll(self, nvml: Any) -> None:
         """Poll until ``stop``, or until a lost GPU may be back: its old handle would not say so."""
         found = devices(nvml)
+        for one in found:
+            one.instance = self._settings.instances.get(one.mig or one.uuid, "")
         events = _register_events(nvml, found)
         self._warned.discard("nvml_unavailable")
         if len(found) != self._count:

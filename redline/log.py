@@ -56,6 +56,8 @@ def configure(
     if component:
         structlog.contextvars.bind_contextvars(component=component)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+    # While Kafka is away it writes 30 lines a second; each room says so once, in its own words.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 def get_logger() -> structlog.typing.FilteringBoundLogger:

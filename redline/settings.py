@@ -106,6 +106,7 @@ class GpuSettings(Section):
     host: str = ""  # empty: this machine's name
     fast_s: float = Field(1.0, gt=0)
     slow_s: float = Field(30.0, gt=0)
+    instances: dict[str, str] = {}  # GPU UUID → the engine instance that it serves
 
 
 class CollectorSettings(Section):
@@ -120,6 +121,7 @@ class CollectorSettings(Section):
     gpu: GpuSettings = GpuSettings()
     batch_records_max: int = Field(1_000, ge=1, le=2_000)
     batch_age_ms: int = Field(500, ge=1)
+    # Log files are the spool while Kafka is away; this bounds deleted ones that are kept open.
     spool_bytes_max: int = Field(256 * 1024 * 1024, ge=0)
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from cli.components import Component, Stage
+from serving.simulator.gpu_state import gpu_uuid
 from serving.simulator.spec import SimulatorSpec, default_spec, write_spec
 
 HOST = "127.0.0.1"
@@ -119,7 +120,15 @@ def settings_content(options: DemoOptions, ports: Ports, spec: SimulatorSpec) ->
                 }
                 for engine in spec.engines
             ],
-            "gpu": {"nvml_module": "redline.testing.nvml", "host": "demo"},
+            "gpu": {
+                "nvml_module": "redline.testing.nvml",
+                "host": "demo",
+                "instances": {
+                    gpu_uuid(engine.instance, index): engine.instance
+                    for engine in spec.engines
+                    for index in range(engine.gpus)
+                },
+            },
             "batch_age_ms": 250,
         },
         "streams": {

@@ -193,7 +193,9 @@ class Watched:
     def __init__(self, module: str) -> None:
         self.samples: list[GpuSample] = []
         self.metrics = Metrics()
-        settings = GpuSettings(nvml_module=module, host="h1", fast_s=0.02, slow_s=0.1)
+        settings = GpuSettings(
+            nvml_module=module, host="h1", fast_s=0.02, slow_s=0.1, instances={"GPU-1": "vllm-7"}
+        )
         self.thread = GpuThread(settings, self._take, self.metrics)
 
     def _take(self, samples: Sequence[GpuSample]) -> None:
@@ -219,6 +221,7 @@ def test_the_thread_samples_loses_and_finds_a_gpu_again(machine: Machine) -> Non
         machine.write(FULL)
         wait_for(lambda: watched.metric("gpus_lost") == 0, "the return")
         assert watched.metric("gpus") == 1
+        assert {one.instance for one in watched.samples} == {"vllm-7"}
     finally:
         watched.stop()
 
