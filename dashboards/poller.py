@@ -38,9 +38,11 @@ AGE_LOOKBACK_S = 600
 AGE_LOOKBACK_FAR_S = 14 * 86_400
 EVENTS_RANGE_S = 86_400
 OPEN_RANGE_S = 30 * 86_400  # an alert that fires for long must not leave the verdict
-LIVE_BUCKETS = 12  # re-sent each time, because late requests still change them
+LIVE_BUCKETS = 9  # re-sent each time, because late requests still change them
 SPARK_BUCKETS = 120
-EVERY_S = {"events": 2.0, "money": 5.0, "series": 5.0, "far_age": 30.0}
+# Merging sketches is what costs; the engines' samples and the age of the data are cheap and asked
+# every time.
+EVERY_S = {"traffic": 2.0, "events": 2.0, "money": 5.0, "series": 5.0, "far_age": 30.0}
 UNWATCHED_S = 5.0  # the pace while nobody looks
 AWAY_S = 2.0  # and while the store is away
 
@@ -185,10 +187,11 @@ class Poller:
         }
         just_now = TimeRange(now_us - FRESH_S * SECOND_US, now_us + SECOND_US)
         asked = {
-            "traffic": queries.traffic(queries.live_range(TRAFFIC_WINDOW_S, now_us)),
             "saturation": queries.saturation(just_now),
             "age": queries.data_age(AGE_LOOKBACK_S, now_us),
         }
+        if "traffic" in due:
+            asked["traffic"] = queries.traffic(queries.live_range(TRAFFIC_WINDOW_S, now_us))
         if "events" in due:
             day = TimeRange(now_us - EVENTS_RANGE_S * SECOND_US, now_us + SECOND_US)
             asked["marks"] = queries.marks(day)

@@ -29,9 +29,9 @@ SELECT
     model,
     version,{TRAFFIC_COLUMNS}
 FROM panes FINAL
-WHERE {IN_PANES}{SELECTED}
+PREWHERE {IN_PANES}{SELECTED}
   AND (model, version) IN (
-    SELECT model, version FROM panes FINAL WHERE {IN_PANES}
+    SELECT model, version FROM panes FINAL PREWHERE {IN_PANES}
     GROUP BY model, version ORDER BY sum(requests) DESC, model, version
     LIMIT {{line_limit:UInt32}})
 GROUP BY t_s, model, version
@@ -46,7 +46,7 @@ def traffic_totals(within: TimeRange, selected: Selection = EVERYTHING) -> Query
 SELECT
     {_bucket("start")},{TRAFFIC_COLUMNS}
 FROM panes FINAL
-WHERE {IN_PANES}{SELECTED}
+PREWHERE {IN_PANES}{SELECTED}
 GROUP BY t_s
 ORDER BY t_s"""  # noqa: S608
     return Query(sql, within.parameters | {"bucket_s": within.step_s} | selected.parameters)
@@ -64,13 +64,13 @@ SELECT
     {LINE} AS line,
     multiIf(line != 'tenant', '', tenant IN (
         SELECT tenant FROM ledger FINAL
-        WHERE {IN_LEDGER} AND {LINE} = 'tenant'
+        PREWHERE {IN_LEDGER} AND {LINE} = 'tenant'
         GROUP BY tenant ORDER BY sum(cost_nusd) DESC, tenant LIMIT {{line_limit:UInt32}}),
         toString(tenant), {{other:String}}) AS owner,
     sum(cost_nusd) AS spend_nusd,
     spend_nusd / 1e9 * 3600 / {{bucket_s:UInt32}} AS usd_per_hour
 FROM ledger FINAL
-WHERE {IN_LEDGER}
+PREWHERE {IN_LEDGER}
 GROUP BY t_s, line, owner
 ORDER BY t_s, line, owner"""  # noqa: S608
     bound = {"bucket_s": within.step_s, "line_limit": tenants}
@@ -111,7 +111,7 @@ SELECT
     sum(cost_nusd) AS spend_nusd,
     spend_nusd / 1e9 * 3600 / {{bucket_s:UInt32}} AS usd_per_hour
 FROM ledger FINAL
-WHERE {IN_LEDGER}
+PREWHERE {IN_LEDGER}
 GROUP BY t_s
 ORDER BY t_s"""  # noqa: S608
     return Query(sql, within.parameters | {"bucket_s": within.step_s})

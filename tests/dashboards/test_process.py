@@ -77,7 +77,7 @@ def test_one_stream_carries_every_event_and_ends_at_sigterm(store: Store, tmp_pa
                     break
             assert ids == sorted(set(ids))
             assert set(seen["tiles"]) == {"tiles", "tenants", "engines"}
-            assert len(seen["series"]["t"]) == 12
+            assert len(seen["series"]["t"]) == 9
             assert {"t", "p99_latency_ms"} <= set(seen["series"]["spark"])
             assert "redline_dashboards_clients 1.0" in httpx.get(f"{url}/metrics").text
             began = time.monotonic()
