@@ -84,6 +84,12 @@ def test_duplicates_and_late_arrivals_change_nothing(plan: list[tuple[str, int]]
     assert dirty_events == clean_events
 
 
+def test_the_first_word_about_an_instant_is_the_last() -> None:
+    alert, events = transition(RULE, NEW, seen("breach", 5), 5)
+    assert events
+    assert transition(RULE, alert, seen("clear", 5), 5) == (alert, ())
+
+
 class AlertMachine(RuleBasedStateMachine):
     """Any observations at any pace, against a plain history of what was seen."""
 
@@ -144,6 +150,7 @@ class AlertMachine(RuleBasedStateMachine):
     def long_gap(self, kind: str, gap_s: int) -> None:
         events = self.observe(kind, gap_s)
         assert Reason.BREACH_HELD not in [event.reason for event in events]
+        assert "resolved" not in [event.to_state for event in events]
 
     @precondition(lambda self: self.alert.open)
     @rule(gap_s=st.integers(1, 8))

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alerting import outbox
+from alerting.consequences import Consequences
 from alerting.outbox import Reply
 from alerting.rules import SECOND_US
 from alerting.state import Action, Delivery, Incident, Notification, State
 from redline.records import ActionEvent
-from tests.alerting.scenario import SLACK, T0_US, WEBHOOK
+from tests.alerting.scenario import OPEN, SLACK, T0_US, WEBHOOK
 
 
 def order(expires_s: int = 300, receivers: tuple[str, ...] = (WEBHOOK,)) -> Action:
@@ -150,3 +151,19 @@ def test_a_notification_is_given_up_after_a_day_and_the_next_one_goes() -> None:
     assert 23.5 * 3_600 <= (now_us - T0_US) / SECOND_US <= 24.5 * 3_600
     assert 280 <= tries <= 310
     assert due[0][1].key == "b"
+
+
+def test_the_same_thing_is_left_due_once_and_the_history_has_a_limit() -> None:
+    _, held = incident()
+    consequences = Consequences(OPEN, [SLACK])
+    for _ in range(2):
+        held = consequences.tell(held, "firing", "line", T0_US)
+    assert len(held.notifications) == 1
+    for second in range(1, 200):
+        held = consequences.tell(held, "nodata", "line", T0_US + second)
+    assert len(held.notifications) == 200  # nothing that was not told is forgotten
+    for notification in held.notifications:
+        held = outbox.notification_sent(held, notification.key, "C", "1.1")
+    held = consequences.tell(held, "resolved", "last", T0_US + 200)
+    assert len(held.notifications) == 64
+    assert held.notifications[-1].text == "last"
