@@ -16,14 +16,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import faust
 from faust.types import TP
 
 from redline.codec import decode_batch, decode_json
 from redline.errors import RecordInvalid
-from redline.kafka import client_options
 from redline.log import get_logger
-from redline.records import EngineSample, Pane, Record, RequestRecord, Signal
+from redline.records import EngineSample, Pane, Record, RequestRecord
 from redline.settings import Secrets, Settings
 from redline.topics import (
     ACTIONS,
@@ -39,8 +37,11 @@ from redline.topics import (
     SIGNALS,
     Topic,
 )
-from streams.batch import admit
-from streams.delivery import Arrival, Delivery, dead_letter
+from streams.batch import Refusal, admit
+from streams.continuity import Verdict
+from streams.delivery import Acknowledge, Arrival, Delivery, dead_letter, until_sent
+from streams.emitter import Emitter
+from streams.membership import faust_app
 from streams.metrics import Metrics
 from streams.partition import Partition
 from streams.pricing import Pricer
@@ -49,57 +50,15 @@ from streams.signals import EngineBook, SignalBook
 from streams.spend import SpendWatch
 from streams.warehouse import Warehouse
 
-APP_ID = "redline-streams"
 TABLE = "state"
 SINKS = (GPUS, PROBES, DEPLOYS, DEAD_LETTERS, ALERTS, ACTIONS, AUDIT, SIGNALS)
 SINK_MESSAGES_MAX = 8
-SIGNAL_S = 1.0
-SPEND_S = 2.0
 _LAST_DELIVERY_S = 1.5
 
 
 def now_us() -> int:
     """The wall clock; cores get it as an argument."""
     return time.time_ns() // 1_000
-
-
-def faust_app(settings: Settings, secrets: Secrets) -> Any:
-    """A configured, empty Faust application. Its data directory holds nothing of value."""
-    options = client_options(settings.kafka, secrets)
-    credentials: Any = None
-    if settings.kafka.security_protocol.startswith("SASL"):
-        credentials = faust.SASLCredentials(
-            username=options["sasl_plain_username"],
-            password=options["sasl_plain_password"],
-            mechanism=options["sasl_mechanism"],
-            ssl_context=options.get("ssl_context"),
-        )
-    elif "ssl_context" in options:
-        credentials = faust.SSLCredentials(options["ssl_context"])
-    return faust.App(
-        APP_ID,
-        broker=[f"kafka://{server}" for server in settings.kafka.bootstrap_servers.split(",")],
-        broker_credentials=credentials,
-        datadir=str(Path(settings.data_dir) / "streams"),
-        store="memory://",
-        key_serializer="raw",
-        value_serializer="raw",
-        topic_partitions=settings.kafka.partitions,
-        topic_replication_factor=settings.kafka.replication_factor,
-        topic_disable_leader=True,
-        table_standby_replicas=0,
-        table_cleanup_interval=3600.0,
-        broker_commit_interval=1.0,
-        broker_session_timeout=settings.streams.session_timeout_s,
-        broker_heartbeat_interval=max(0.5, settings.streams.session_timeout_s / 10),
-        broker_max_poll_interval=600.0,
-        consumer_auto_offset_reset="earliest",
-        stream_buffer_maxsize=16,
-        stream_wait_empty=False,
-        stream_recovery_delay=0.0,
-        producer_linger=0.02,
-        web_enabled=False,
-    )
 
 
 class Streams:
@@ -119,19 +78,28 @@ class Streams:
             key_type=bytes,
             value_type=bytes,
         )
+        self._owned: dict[int, int] = {}  # partitions of requests, and where their log begins
         self._deliveries: dict[int, Delivery] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._books: dict[int, SignalBook] = {}
         self._held: dict[int, list[tuple[int, Callable[[], Awaitable[Any]]]]] = {}
         self._engines: dict[int, EngineBook] = {}
-        self._spend = SpendWatch(self.warehouse, settings.streams)
-        self._spend_signals: list[Signal] = []
+        self._emitter = Emitter(
+            self._books,
+            self._engines,
+            self._deliveries,
+            SpendWatch(self.warehouse, settings.streams),
+            self.publisher,
+            metrics,
+            now_us,
+        )
         self._wire()
 
     def _wire(self) -> None:
         app = self.app
         app.on_partitions_revoked.connect(self._on_revoked)
+        app.on_rebalance_complete.connect(self._on_rebalanced)
         app.agent(app.topic(REQUESTS.name), name="requests")(self._requests)
         app.agent(app.topic(ENGINES.name), name="engines")(self._engine_samples)
         app.agent(app.topic(PANES.name), name="panes")(self._panes)
@@ -143,7 +111,7 @@ class Streams:
         Path(self.app.conf.datadir).parent.mkdir(parents=True, exist_ok=True)
         await self.publisher.start()
         await self.app.start()
-        for work in (self._signal_loop, self._spend_loop):
+        for work in (self._emitter.emit, self._emitter.watch_spend):
             self._loops.append(asyncio.create_task(work()))
 
     @property
@@ -166,6 +134,7 @@ class Streams:
         """Deliver what is in hand if that is quick, then leave the group."""
         for task in self._loops:
             task.cancel()
+        self._owned.clear()
         await self._release(list(self._deliveries))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.app.stop(), 2.0)
@@ -195,21 +164,37 @@ class Streams:
                 self.metrics,
                 streams.flush_ms,
                 self._caught_up,
+                self._owned[partition],
             )
             task = asyncio.create_task(delivery.run())
             task.add_done_callback(self._on_loop_end)
             self._tasks[partition] = task
         return delivery
 
-    def _caught_up(self, partition: int, last_offset: int) -> bool:
+    def _caught_up(self, partition: int, expected: int) -> bool:
         try:
             highwater = self.app.consumer.highwater(TP(REQUESTS.name, partition))
         except Exception:  # not assigned at this moment: the requests' own time decides
             return False
-        return highwater is not None and last_offset + 1 >= highwater
+        return highwater is not None and expected >= highwater
+
+    async def _on_rebalanced(self, app: Any, **_: Any) -> None:
+        """State is restored, nothing is read yet: every source starts from the beginning of its
+        log unless Kafka has a committed offset, which Faust seeks to next. Without this, what
+        was fetched during the rebalance would be dropped for partitions without one."""
+        sources = {tp for tp in app.consumer.assignment() if not tp.topic.endswith("-changelog")}
+        earliest = await app.consumer.earliest_offsets(*sources) if sources else {}
+        for tp in sources:
+            await app.consumer.seek(tp, earliest.get(tp) or 0)
+        self._owned = {
+            tp.partition: earliest.get(tp) or 0 for tp in sources if tp.topic == REQUESTS.name
+        }
 
     async def _on_revoked(self, app: Any, revoked: set[TP], **_: Any) -> None:
-        await self._release(sorted({tp.partition for tp in revoked if tp.topic == REQUESTS.name}))
+        lost = sorted({tp.partition for tp in revoked if tp.topic == REQUESTS.name})
+        for partition in lost:
+            self._owned.pop(partition, None)
+        await self._release(lost)
         for tp in revoked:
             if tp.topic == PANES.name:
                 self._books.pop(tp.partition, None)
@@ -241,30 +226,68 @@ class Streams:
         stream = stream.noack()
         async for event in stream.events():
             arrival, acknowledge = _arrival(event), _acknowledge(stream, event)
-            delivery = self._delivery(arrival.partition)
-            try:
-                records = decode_batch(arrival.payload, RequestRecord)
-            except RecordInvalid as error:
-                await self._bury(arrival, str(error), "requests")
-                await delivery.take_requests((), (), arrival, acknowledge)
+            delivery = await self._ready_delivery(arrival.partition)
+            if delivery is None:
                 continue
-            good, refused = admit(records, arrival.received_us)
-            self._count(REQUESTS, len(records))
-            await delivery.take_requests(good, refused, arrival, acknowledge)
+            verdict = delivery.order.judge(arrival.offset, now_us())
+            if verdict is not Verdict.TAKE:
+                await self._set_aside(verdict, delivery, arrival, acknowledge)
+                continue
+            records: list[RequestRecord] = []
+            refused: list[Refusal] = []
+            try:
+                found = decode_batch(arrival.payload, RequestRecord)
+                records, refused = admit(found, arrival.received_us)
+                self._count(REQUESTS, len(found))
+            except RecordInvalid as error:
+                delivery.take_broken(arrival, str(error), acknowledge)
+                continue
+            delivery.take_requests(records, refused, arrival, acknowledge)
+
+    async def _set_aside(
+        self, verdict: Verdict, delivery: Delivery, arrival: Arrival, acknowledge: Acknowledge
+    ) -> None:
+        if verdict is Verdict.SEEN:
+            self.metrics.replayed.labels(REQUESTS.name).inc()
+            await acknowledge()
+        elif verdict is Verdict.SEEK:
+            self.metrics.seeks.labels(REQUESTS.name).inc()
+            get_logger().warning(
+                "streams.offset_gap",
+                partition=arrival.partition,
+                expected=delivery.order.expected,
+                offset=arrival.offset,
+            )
+            with contextlib.suppress(Exception):  # lost meanwhile: its new owner reads it
+                await self.app.consumer.seek(
+                    TP(arrival.topic, arrival.partition), delivery.order.expected
+                )
 
     async def _engine_samples(self, stream: Any) -> None:
         stream = stream.noack()
         async for event in stream.events():
             arrival, acknowledge = _arrival(event), _acknowledge(stream, event)
+            delivery = await self._ready_delivery(arrival.partition)
+            if delivery is None:
+                continue
             try:
                 samples = decode_batch(arrival.payload, EngineSample)
             except RecordInvalid as error:
-                await self._bury(arrival, str(error), "engines")
-                await acknowledge()
+                delivery.take_broken(arrival, str(error), acknowledge)
                 continue
             self._count(ENGINES, len(samples))
             self._engines.setdefault(arrival.partition, EngineBook()).add(samples)
-            await self._delivery(arrival.partition).take_samples(samples, arrival, acknowledge)
+            delivery.take_samples(samples, arrival, acknowledge)
+
+    async def _ready_delivery(self, partition: int) -> Delivery | None:
+        """The partition's delivery when it has room; None for one that is not ours any more,
+        whose events outlived the assignment: whoever owns it reads them again."""
+        while partition in self._owned:
+            delivery = self._delivery(partition)
+            await delivery.wait_for_room()
+            if self._deliveries.get(partition) is delivery:
+                return delivery
+        return None
 
     async def _panes(self, stream: Any) -> None:
         """Acknowledged only when its panes have left the window, so that a restart reads it again
@@ -324,65 +347,12 @@ class Streams:
         get_logger().warning(
             "streams.dead_letter", topic=arrival.topic, offset=arrival.offset, reason=reason
         )
-        await self._any_publish([dead_letter(arrival, reason)], topic)
-
-    async def _any_publish(self, letters: list[Any], topic: str) -> None:
-        self.metrics.dead_letters.labels(topic).inc(len(letters))
-        while True:
-            try:
-                await self.publisher.send_dead_letters(letters)
-            except Exception as error:  # giving up would lose it
-                get_logger().warning("streams.publish_failed", reason=str(error)[:500])
-                await asyncio.sleep(1.0)
-                continue
-            return
+        self.metrics.dead_letters.labels(topic).inc()
+        await until_sent(lambda: self.publisher.send_dead_letters([dead_letter(arrival, reason)]))
 
     def _count(self, topic: Topic, records: int) -> None:
         self.metrics.messages.labels(topic.name).inc()
         self.metrics.records.labels(topic.name).inc(records)
-
-    # --- loops beside the agents ----------------------------------------------------------------
-
-    async def _signal_loop(self) -> None:
-        while True:
-            await asyncio.sleep(SIGNAL_S)
-            try:
-                signals = self._signals(now_us())
-                if signals:
-                    await self.publisher.send_signals(signals)
-            except Exception:
-                self.metrics.loop_failures.labels("signals").inc()
-                get_logger().exception("streams.signals_failed")
-
-    def _signals(self, at_us: int) -> list[Signal]:
-        signals = [s for book in self._books.values() for s in book.evaluate(at_us)]
-        signals += [s for book in self._engines.values() for s in book.evaluate(at_us)]
-        signals += self._spend_signals
-        self._spend_signals = []
-        for delivery in self._deliveries.values():
-            for instance, unpriced in delivery.state.ledger.unpriced.items():
-                signals.append(
-                    Signal(
-                        ts_us=at_us,
-                        name="price_missing",
-                        value=1.0,
-                        window_s=10,
-                        labels={"instance": instance, "gpu_group": unpriced.gpu_group},
-                        samples=1,
-                    )
-                )
-        return signals
-
-    async def _spend_loop(self) -> None:
-        while True:
-            await asyncio.sleep(SPEND_S)
-            if 0 not in self._deliveries:  # one worker speaks for all: whoever owns partition 0
-                continue
-            try:
-                self._spend_signals = await self._spend.evaluate(now_us())
-            except Exception as error:
-                self.metrics.loop_failures.labels("spend").inc()
-                get_logger().warning("streams.spend_failed", reason=str(error)[:300])
 
 
 def _arrival(event: Any) -> Arrival:
@@ -391,7 +361,7 @@ def _arrival(event: Any) -> Arrival:
         message.topic,
         message.partition,
         message.offset,
-        int((message.timestamp or 0) * 1e6),
+        round(message.timestamp * 1e6) if message.timestamp else now_us(),
         event.value or b"",
     )
 

@@ -74,6 +74,7 @@ def _all_fit(records: Sequence[RequestRecord], latest_us: int) -> bool:
         and within([r.status_code for r in records], 0, _U16)
         and within([r.preemptions for r in records], 0, _U16)
         and within([r.seq for r in records], 0, _I63)
+        and within([r.dropped_before for r in records], 0, _I63)
         and all(within([getattr(r, name) for r in records], 0, _U32) for name in _TOKENS)
         and all(
             within([v for r in records if (v := getattr(r, name)) is not None], 0, _I63)
@@ -102,6 +103,8 @@ def _fault_of(record: RequestRecord, latest_us: int) -> str:
         return f"status_code {record.status_code} or preemptions {record.preemptions} out of range"
     if not 0 <= record.seq < _I63:
         return f"seq {record.seq} is not in [0, 2^63)"
+    if not 0 <= record.dropped_before < _I63:
+        return f"dropped_before {record.dropped_before} is not in [0, 2^63)"
     for name in _LABELS:
         if len(getattr(record, name)) > LABEL_CHARS_MAX:
             return f"{name} is longer than {LABEL_CHARS_MAX} characters"

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from redline.codec import encode_json
 from redline.errors import RecordInvalid
 from redline.log import get_logger
-from redline.records import DeadLetter, EngineSample, Record, RequestRecord
+from redline.records import DeadLetter, EngineSample, Pane, Record, RequestRecord
 from redline.topics import REQUESTS
 from streams.batch import Refusal, RequestBatch
+from streams.continuity import Continuity
 from streams.metrics import Metrics
 from streams.partition import Checkpoint, Partition
 from streams.publisher import Publisher
@@ -61,6 +62,7 @@ class Delivery:
         metrics: Metrics,
         flush_ms: int,
         caught_up: Callable[[int, int], bool],
+        earliest: int,
     ) -> None:
         self.state = state
         self._table = table
@@ -72,36 +74,43 @@ class Delivery:
         self._caught_up = caught_up
         self._pending: list[_Pending] = []
         self._records = 0
-        self._last_offset = state.delivered_offset
+        self.order = Continuity(max(state.delivered_offset + 1, earliest))
         self._busy = asyncio.Lock()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
 
-    async def take_requests(
+    async def wait_for_room(self) -> None:
+        """Wait while too much is in hand: this is the back-pressure on Kafka."""
+        await self._room.wait()
+
+    def take_requests(
         self,
         records: Sequence[RequestRecord],
         refused: Sequence[Refusal],
         arrival: Arrival,
         acknowledge: Acknowledge,
     ) -> None:
-        """Fold one message of requests; waits while too much is in hand."""
-        await self._room.wait()
-        if self.state.is_delivered(arrival.offset):
-            self._metrics.replayed.labels(REQUESTS.name).inc()
-            await acknowledge()
-            return
+        """Fold the next message of requests. ``order`` must have judged it: TAKE."""
         self.state.apply_requests(RequestBatch(records), arrival.offset)
-        self._last_offset = max(self._last_offset, arrival.offset)
         self._keep(records, refused, arrival, acknowledge)
 
-    async def take_samples(
+    def take_samples(
         self, samples: Sequence[EngineSample], arrival: Arrival, acknowledge: Acknowledge
     ) -> None:
-        """Note one message of engine samples; waits while too much is in hand."""
-        await self._room.wait()
+        """Note one message of engine samples."""
         self.state.apply_samples(samples, arrival.received_us)
         self._keep(samples, (), arrival, acknowledge)
+
+    def take_broken(self, arrival: Arrival, reason: str, acknowledge: Acknowledge) -> None:
+        """Keep a message that cannot be read: it becomes a dead letter with the next delivery."""
+        if arrival.topic == REQUESTS.name:
+            self.state.apply_requests(RequestBatch(()), arrival.offset)
+        get_logger().warning(
+            "streams.dead_letter", topic=arrival.topic, offset=arrival.offset, reason=reason
+        )
+        bury = asyncio.create_task(self._bury([dead_letter(arrival, reason)], arrival.topic))
+        self._pending.append(_Pending(arrival, acknowledge, bury))
 
     def _keep(
         self,
@@ -118,28 +127,40 @@ class Delivery:
             self._wake.set()
 
     async def run(self) -> None:
-        """Flush and checkpoint until cancelled.
+        """Flush and deliver until cancelled.
 
         Kafka and ClickHouse being away is waited out inside. Any other error is a fault of ours
         and ends the worker: what was taken for delivery is not acknowledged, so it comes again.
         """
-        loop = asyncio.get_running_loop()
-        next_checkpoint_s = loop.time() + CHECKPOINT_S
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._flush_loop())
+            loops.create_task(self._delivery_loop())
+
+    async def _flush_loop(self) -> None:
+        while True:
+            await asyncio.sleep(self._flush_s)
+            if not self._busy.locked():
+                async with self._busy:
+                    panes = self.state.fresh_panes()
+                    await self._send_panes(panes)
+                    await self._warehouse.insert_absolute(panes)
+            else:
+                # alerts do not wait for a slow ClickHouse; the rows come with the next delivery,
+                # for a row from here could overtake the delivery's own, which knows the cost
+                await self._send_panes(self.state.fresh_panes())
+
+    async def _delivery_loop(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._flush_s)
-            if self._wake.is_set() or loop.time() >= next_checkpoint_s:
-                self._wake.clear()
-                await self.deliver()
-                next_checkpoint_s = loop.time() + CHECKPOINT_S
-            else:
-                await self._flush()
+                await asyncio.wait_for(self._wake.wait(), CHECKPOINT_S)
+            self._wake.clear()
+            await self.deliver()
 
     async def deliver(self) -> None:
         """One checkpoint, delivered completely."""
         async with self._busy:
             started_s = asyncio.get_running_loop().time()
-            caught_up = self._caught_up(self.state.partition, self._last_offset)
+            caught_up = self._caught_up(self.state.partition, self.order.expected)
             checkpoint = self.state.checkpoint(caught_up=caught_up)
             pending, self._pending = self._pending, []
             self._records = 0
@@ -147,6 +168,7 @@ class Delivery:
                 self._room.set()
                 return
             await self._log_puts(checkpoint.puts)
+            await self._send_panes(checkpoint.panes)
             await asyncio.gather(*(message.insert for message in pending))
             await self._send(checkpoint)
             await self._log_puts([checkpoint.commit])
@@ -158,32 +180,27 @@ class Delivery:
             self._metrics.checkpoint_seconds.observe(asyncio.get_running_loop().time() - started_s)
             self._report()
 
-    async def _flush(self) -> None:
-        """Panes with new requests, quickly: alerts wait for them. A checkpoint repeats them."""
-        async with self._busy:
-            panes = self.state.fresh_panes()
-            if panes:
-                await self._warehouse.insert_absolute(panes)
-                await _until_sent(lambda: self._publisher.send_panes(panes))
-
     async def _send(self, checkpoint: Checkpoint) -> None:
         await self._warehouse.insert_absolute(checkpoint.panes)
         await self._warehouse.insert_absolute(checkpoint.ledger)
         await self._warehouse.insert_absolute(checkpoint.costs)
-        await _until_sent(lambda: self._publisher.send_panes(checkpoint.panes))
-        await _until_sent(lambda: self._publisher.send_ledger(checkpoint.ledger))
-        await _until_sent(lambda: self._publisher.send_costs(checkpoint.costs))
+        await until_sent(lambda: self._publisher.send_ledger(checkpoint.ledger))
+        await until_sent(lambda: self._publisher.send_costs(checkpoint.costs))
+
+    async def _send_panes(self, panes: Sequence[Pane]) -> None:
+        if panes:
+            await until_sent(lambda: self._publisher.send_panes(panes))
 
     async def _log_puts(self, puts: Sequence[tuple[bytes, bytes]]) -> None:
         for key, value in puts:
             self._table[key] = value
-        await _until_sent(
+        await until_sent(
             lambda: self._publisher.send_changelog(self._changelog, self.state.partition, puts)
         )
 
     async def _drop(self, keys: Sequence[bytes]) -> None:
         gone = [key for key in keys if self._table.pop(key, None) is not None]
-        await _until_sent(
+        await until_sent(
             lambda: self._publisher.send_changelog(
                 self._changelog, self.state.partition, [(key, None) for key in gone]
             )
@@ -202,16 +219,16 @@ class Delivery:
         except RecordInvalid as error:
             letters.append(_letter(arrival, str(error), arrival.payload))
         if letters:
-            await self.bury(letters, arrival.topic)
+            await self._bury(letters, arrival.topic)
 
-    async def bury(self, letters: Sequence[DeadLetter], topic: str) -> None:
-        """Publish dead letters and count them."""
+    async def _bury(self, letters: Sequence[DeadLetter], topic: str) -> None:
         self._metrics.dead_letters.labels(topic).inc(len(letters))
-        await _until_sent(lambda: self._publisher.send_dead_letters(letters))
+        await until_sent(lambda: self._publisher.send_dead_letters(letters))
 
     def _report(self) -> None:
         state, label = self.state, str(self.state.partition)
         metrics = self._metrics
+        metrics.holes.labels(label).set(self.order.holes)
         metrics.capped.labels(label).set(state.panes.capped_records)
         metrics.too_late.labels(label).set(state.panes.too_late_records)
         metrics.unpriced_windows.labels(label).set(state.ledger.unpriced_windows)
@@ -238,7 +255,7 @@ def _letter(arrival: Arrival, reason: str, payload: bytes) -> DeadLetter:
     )
 
 
-async def _until_sent(send: Callable[[], Awaitable[None]]) -> None:
+async def until_sent(send: Callable[[], Awaitable[None]]) -> None:
     """Try until it is sent; the producer is idempotent and every receiver bears a repeat."""
     wait_s = _RETRY_FIRST_S
     while True:

@@ -23,13 +23,13 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from redline.records import LedgerEntry, RequestCost, Series
+from redline.records import LedgerEntry, RequestCost, Series, Signal
 from streams.batch import RequestBatch
+from streams.corrections import correction_lines
 from streams.pricing import Bill, Unpriced
+from streams.segments import Part, cut_segments, decode_segment, encode_segment, store_part
 from streams.windows import (
     FAILED,
-    METHOD,
-    METHOD_FROM_ARRIVAL,
     QUEUE_KNOWN,
     WINDOW_US,
     OpenWindow,
@@ -37,13 +37,11 @@ from streams.windows import (
     SettledWindow,
     ledger_lines,
     pack_ids,
-    read_ids,
     series_costs,
     settle,
 )
 
 RETAIN_US = 3_600_000_000  # not above the panes' first hour, so that a cost finds its pane
-SEGMENT_RECORDS_MAX = 2_000
 WINDOW_TAG, SEGMENT_TAG = b"W", b"S"
 
 PriceOf = Callable[[str, int, int], Bill | Unpriced]
@@ -53,22 +51,7 @@ _WINDOW_KEY = struct.Struct(">HcQ")
 _SEGMENT_KEY = struct.Struct(">HcQ")
 
 
-class _Part(msgspec.Struct, array_like=True):
-    """Residences of one message on one instance, as stored."""
-
-    offset: int
-    instance: str
-    id_bytes: int  # width of one request id
-    request_ids: bytes
-    start_us: bytes
-    end_us: bytes
-    flags: bytes
-    series: list[Series]
-    series_of: bytes
-
-
 _encode = msgspec.msgpack.Encoder().encode
-_decode_parts = msgspec.msgpack.Decoder(list[_Part]).decode
 _decode_window = msgspec.msgpack.Decoder(SettledWindow | None).decode
 
 
@@ -104,7 +87,7 @@ class Ledger:
         self._dirty: set[Key] = set()
         self._seen: set[Key] = set()  # created since the last checkpoint
         self._changed: set[Key] = set()  # settled windows corrected since the last checkpoint
-        self._parts: list[_Part] = []
+        self._parts: list[Part] = []
         self._corrections: list[LedgerEntry] = []
         self._correction_costs: list[RequestCost] = []
         self._segments: dict[bytes, int] = {}  # key to the latest end in it
@@ -119,6 +102,20 @@ class Ledger:
     def settled_windows(self) -> int:
         """How many settled windows can still be corrected."""
         return len(self._settled)
+
+    def price_signals(self, now_us: int) -> list[Signal]:
+        """One ``price_missing`` for each instance whose windows have no price."""
+        return [
+            Signal(
+                ts_us=now_us,
+                name="price_missing",
+                value=1.0,
+                window_s=WINDOW_US // 1_000_000,
+                labels={"instance": instance, "gpu_group": unpriced.gpu_group},
+                samples=1,
+            )
+            for instance, unpriced in sorted(self.unpriced.items())
+        ]
 
     @property
     def is_empty(self) -> bool:
@@ -175,7 +172,7 @@ class Ledger:
                 kept |= mask
             self._dirty.add(key)
         if kept.any():
-            self._parts.append(_store_part(instance, chunk.take(kept), offset))
+            self._parts.append(store_part(instance, chunk.take(kept), offset))
 
     def _window(self, key: Key) -> OpenWindow:
         window = self._open.get(key)
@@ -192,7 +189,7 @@ class Ledger:
         given = window.correct(late, offset)
         self._changed.add(key)
         self.corrected_requests += len(given)
-        lines, costs = _correction(key[0], window, late, given, f"{self.partition}-{offset}")
+        lines, costs = correction_lines(key[0], window, late, given, f"{self.partition}-{offset}")
         self._corrections += lines
         self._correction_costs += costs
 
@@ -302,8 +299,8 @@ class Ledger:
                     self._changed.add(where)
         for key, value in sorted(segments):
             self._segments[key] = 0
-            for part in _decode_parts(value):
-                chunk = _load_part(part)
+            for part in decode_segment(value):
+                chunk = part.load()
                 self._segments[key] = max(self._segments[key], int(chunk.end_us.max()))
                 self._reload(part.instance, chunk, part.offset, _oldest_start(watermark_us))
                 if part.offset > offset:
@@ -323,105 +320,13 @@ class Ledger:
     def _cut_segments(self) -> list[tuple[bytes, bytes]]:
         parts, self._parts = self._parts, []
         segments: list[tuple[bytes, bytes]] = []
-        while parts:
-            size = count = 0
-            # the parts of one message stay together: its offset is what says that they are stored
-            while count < len(parts) and (
-                size < SEGMENT_RECORDS_MAX or parts[count].offset == parts[count - 1].offset
-            ):
-                size += len(parts[count].flags)
-                count += 1
-            cut, parts = parts[:count], parts[count:]
+        for cut in cut_segments(parts):
             key = _SEGMENT_KEY.pack(self.partition, SEGMENT_TAG, cut[0].offset)
-            self._segments[key] = max(int(_load_part(part).end_us.max()) for part in cut)
-            segments.append((key, _encode(cut)))
+            self._segments[key] = max(part.latest_us for part in cut)
+            segments.append((key, encode_segment(cut)))
         return segments
 
 
 def _oldest_start(watermark_us: int) -> int:
     """The oldest window that is still held when the watermark is there."""
     return (watermark_us - RETAIN_US) // WINDOW_US * WINDOW_US + WINDOW_US
-
-
-def _correction(
-    instance: str,
-    window: SettledWindow,
-    late: Residences,
-    given: list[tuple[int, int]],
-    correction_id: str,
-) -> tuple[list[LedgerEntry], list[RequestCost]]:
-    """One line per series, one that takes their sum out of idle, and the requests' own rows."""
-    by_series: dict[tuple[Series, bool], list[tuple[int, int]]] = {}
-    for at, nusd in given:
-        series = late.series[int(late.series_of[at])]
-        by_series.setdefault((series, bool(late.flags[at] & FAILED)), []).append((at, nusd))
-
-    def entry(**fields: object) -> LedgerEntry:
-        return LedgerEntry(
-            gpu_group=window.gpu_group,
-            instance=instance,
-            window_start_us=window.start_us,
-            window_end_us=window.start_us + WINDOW_US,
-            kind="correction",
-            status="correction",
-            revision=(window.last_offset + 1) << 1 | 1,
-            bill_nusd=window.bill_nusd or 0,
-            correction_id=correction_id,
-            **fields,  # type: ignore[arg-type]
-        )
-
-    lines, costs, taken = [], [], 0
-    ended = late.ends_in(window.start_us)
-    request_ids = read_ids(late.request_ids)
-    for (series, failed), members in sorted(by_series.items()):
-        nusd = sum(part for _, part in members)
-        known = all(late.flags[at] & QUEUE_KNOWN for at, _ in members)
-        taken += nusd
-        lines.append(
-            entry(
-                cost_nusd=nusd,
-                requests=sum(1 for at, _ in members if ended[at]),
-                method=METHOD if known else METHOD_FROM_ARRIVAL,
-                reason="failed" if failed else "late",
-                **series._asdict(),
-            )
-        )
-        costs += [
-            RequestCost(
-                request_id=request_ids[at],
-                instance=instance,
-                window_start_us=window.start_us,
-                cost_nusd=part,
-                method=METHOD if late.flags[at] & QUEUE_KNOWN else METHOD_FROM_ARRIVAL,
-                **series._asdict(),
-            )
-            for at, part in members
-        ]
-    if lines:
-        lines.append(entry(cost_nusd=-taken, method=METHOD, reason="no_request"))
-    return lines, costs
-
-
-def _store_part(instance: str, chunk: Residences, offset: int) -> _Part:
-    return _Part(
-        offset,
-        instance,
-        chunk.request_ids.itemsize,
-        chunk.request_ids.tobytes(),
-        chunk.start_us.tobytes(),
-        chunk.end_us.tobytes(),
-        chunk.flags.tobytes(),
-        chunk.series,
-        chunk.series_of.tobytes(),
-    )
-
-
-def _load_part(part: _Part) -> Residences:
-    return Residences(
-        np.frombuffer(part.request_ids, f"S{part.id_bytes}"),
-        np.frombuffer(part.start_us, np.int64),
-        np.frombuffer(part.end_us, np.int64),
-        np.frombuffer(part.flags, np.uint8),
-        part.series,
-        np.frombuffer(part.series_of, np.int32),
-    )

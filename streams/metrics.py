@@ -27,6 +27,8 @@ class Metrics:
         self.capped = gauge(
             "capped_records", "Records in __other__: series_max is hit", "partition"
         )
+        self.holes = gauge("offset_holes", "Offsets that the log does not have", "partition")
+        self.seeks = counter("seeks", "Times that the consumer had to go back", "topic")
         self.too_late = gauge("too_late_records", "Records too late for any pane", "partition")
         self.unpriced_windows = gauge("unpriced_windows", "Windows without a price", "partition")
         self.unpriced_residences = gauge(

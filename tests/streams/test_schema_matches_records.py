@@ -19,6 +19,8 @@ def columns_in_sql() -> dict[str, list[str]]:
     for name, body in re.findall(r"CREATE TABLE (\w+) \((.*?)\n\) ENGINE", text, re.DOTALL):
         lines = [line.strip() for line in body.strip().splitlines()]
         found[name] = [line.split()[0].strip("`") for line in lines if not line.startswith("INDEX")]
+    for name, column in re.findall(r"ALTER TABLE (\w+) ADD COLUMN IF NOT EXISTS (\w+)", text):
+        found[name].append(column)
     return found
 
 

@@ -15,9 +15,22 @@ from aiokafka import AIOKafkaProducer
 from clickhouse_connect.driver.client import Client
 
 from redline.codec import encode_batch, encode_json
-from redline.records import DeployEvent, EngineSample, ProbeResult, Record, RequestRecord
+from redline.records import (
+    DeployEvent,
+    EngineSample,
+    LedgerEntry,
+    LedgerKind,
+    ProbeResult,
+    Record,
+    RequestRecord,
+)
+from redline.settings import Secrets
 from redline.topics import DEPLOYS, ENGINES, PROBES, REQUESTS
-from tests.streams.stack import Stack, wait_until
+from streams.baselines import DAY_US, HOUR_US, billing_day_start_us
+from streams.metrics import Metrics
+from streams.spend import SpendWatch
+from streams.warehouse import Warehouse
+from tests.streams.stack import Stack, free_port, wait_until
 
 SECOND_US = 1_000_000
 INSTANCES = [f"vllm-{n}" for n in range(6)]
@@ -225,3 +238,95 @@ def test_it_says_what_it_does_and_waits_for_clickhouse(stack: Stack) -> None:
     started = time.monotonic()
     assert worker.terminate() == 0
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.slow
+def test_two_workers_share_and_one_may_die(stack: Stack) -> None:
+    """The second worker joins, takes partitions, is killed; then the first is stopped politely."""
+    rng = random.Random(9)
+    start_us = time.time_ns() // 1_000 - 120 * SECOND_US
+    first = stack.worker()
+    first.ready()
+    config = stack.config.with_name("second.yaml")
+    config.write_text(
+        stack.config.read_text().replace(
+            f"port: {stack.settings.streams.port}", f"port: {free_port()}"
+        )
+    )
+    second = stack.spawn("streams", ["streams", "--config", str(config)])
+    second.ready()
+    client, total = stack.client(), 0
+
+    def burst(step: int) -> None:
+        nonlocal total
+        messages = []
+        for number in range(12):
+            instance = INSTANCES[number % len(INSTANCES)]
+            end_us = start_us + (step * 12 + number) * SECOND_US
+            messages.append((REQUESTS.name, instance, requests(rng, 100, total, end_us, instance)))
+            total += 100
+        send(stack, messages)
+
+    burst(0)
+    wait_until(lambda: one(client, "SELECT count() FROM requests") >= 600, 20, "both work")
+    burst(1)
+    second.kill()
+    burst(2)
+    wait_until(lambda: one(client, "SELECT count() FROM requests") >= total, 60, "taken over")
+    burst(3)
+    assert first.terminate() == 0
+    stack.worker().ready()
+    passed_us = start_us + 110 * SECOND_US
+    send(stack, [sample(name, passed_us) for name in INSTANCES])
+    counted = "SELECT sumIf(requests, status != 'provisional') FROM ledger FINAL"
+    wait_until(lambda: one(client, counted) == total, 40, "everything settled")
+    assert one(client, "SELECT count() FROM requests") == total
+    assert one(client, "SELECT sum(requests) FROM panes FINAL") == total
+    unbalanced = client.query(
+        "SELECT instance, window_start, sum(cost_nusd), any(bill_nusd) FROM ledger FINAL "
+        "GROUP BY instance, window_start HAVING sum(cost_nusd) != any(bill_nusd)"
+    ).result_rows
+    assert not unbalanced
+
+
+@pytest.mark.slow
+async def test_spend_is_read_from_the_ledger_and_judged_by_the_official_rule(stack: Stack) -> None:
+    now_us = time.time_ns() // 1_000
+    day_us = billing_day_start_us(0, now_us)
+    warehouse = Warehouse(stack.settings.clickhouse, Secrets(), Metrics())
+
+    def line(start_us: int, kind: LedgerKind, tenant: str, nusd: int) -> LedgerEntry:
+        return LedgerEntry(
+            gpu_group="h100", instance="vllm-0", window_start_us=start_us // SECOND_US * SECOND_US,
+            window_end_us=start_us // SECOND_US * SECOND_US + 10 * SECOND_US, kind=kind,
+            status="settled", revision=1, method="m", cost_nusd=nusd, bill_nusd=nusd,
+            tenant=tenant, correction_id="c" if kind == "correction" else "",
+        )  # fmt: skip
+
+    history = [
+        line(day_us - day * DAY_US + hour * HOUR_US, "request", "acme", 4_000_000_000)
+        for day in range(1, 8)
+        for hour in range(24)
+    ]
+    spend = [
+        line(day_us, "request", "acme", 3_000_000_000),
+        line(day_us, "correction", "acme", 500_000_000),
+        line(day_us, "idle", "", 1_000_000_000),
+        line(day_us, "correction", "", -500_000_000),
+        line(day_us, "overhead", "acme", 250_000_000),
+    ]
+    try:
+        await warehouse.insert_absolute([*history, *spend])
+        watch = SpendWatch(warehouse, stack.settings.streams)
+        for _ in range(2):  # the second answer comes from the cached sums
+            signals = await watch.evaluate(now_us)
+            today = next(s for s in signals if s.name == "spend_today_usd")
+            assert today.value == pytest.approx(4.25)
+            ratio = next(s for s in signals if s.name == "spend_projected_ratio")
+            assert ratio.labels == {"tenant": "acme"}
+            assert not ratio.learning
+            assert ratio.samples == 7
+            if now_us - day_us > 15 * 60 * SECOND_US:  # nothing in the rate window
+                assert ratio.value == pytest.approx(3.5 / 96)
+    finally:
+        warehouse.close()
