@@ -22,10 +22,19 @@ from serving.simulator.spec import SimulatorSpec
 from serving.simulator.workload import Arrival, Workload
 from streams.baselines import BASELINE_DAYS, DAY_US, HOUR_US, billing_day_start_us
 from streams.pricing import Bill, Pricer
+from streams.panes import PANE_US
 from streams.residence import time_shares
 
 SIMULATED_US = 120_000_000
 METHOD = "demo_history"
+# Windows grow with age, so that charts of every range look as they would in production without a
+# million lines: (window, for what is older than).
+WINDOWS_US = (
+    (HOUR_US, DAY_US),
+    (HOUR_US // 12, 6 * HOUR_US),
+    (HOUR_US // 60, HOUR_US),
+    (PANE_US, 0),
+)
 COLUMNS = (
     "window_start", "window_end", "gpu_group", "instance", "kind", "status", "revision", "method",
     "cost_nusd", "bill_nusd", "model", "version", "region", "tenant", "requests", "reason",
@@ -79,12 +88,12 @@ def _shares(records: list[RequestRecord]) -> dict[str, int]:
 def history_rows(
     spec: SimulatorSpec, settings: Settings, shares: Shares, end_us: int
 ) -> Iterator[tuple[Any, ...]]:
-    """Ledger rows of one-hour windows from seven billing days ago up to ``end_us``."""
+    """Ledger rows from seven billing days ago up to ``end_us``, a multiple of PANE_US."""
     pricer = Pricer(settings.gpu_groups, settings.prices)
     offset_us = round(settings.streams.billing_utc_offset_hours * HOUR_US)
     start_us = billing_day_start_us(offset_us, end_us) - BASELINE_DAYS * DAY_US
     while start_us < end_us:
-        stop_us = min(start_us + HOUR_US, end_us)
+        stop_us = min(_window_end_us(start_us, end_us - start_us), end_us)
         for engine in spec.engines:
             bill = pricer.bill(engine.instance, start_us, stop_us)
             assert isinstance(bill, Bill)
@@ -100,6 +109,11 @@ def history_rows(
                     kind, "settled", 1, METHOD, nusd, bill.bill_nusd, *labels, 0, "", "",
                 )  # fmt: skip
         start_us = stop_us
+
+
+def _window_end_us(start_us: int, age_us: int) -> int:
+    window_us = next(window for window, older in WINDOWS_US if age_us > older)
+    return start_us // window_us * window_us + window_us
 
 
 def seed_history(

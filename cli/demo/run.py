@@ -51,6 +51,7 @@ from streams.pricing import Pricer
 MARKER = "redline-demo"
 DRAIN_WITHIN_S = 90.0
 POLL_S = 0.5
+PAGE_RANGE_S = 300
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -137,7 +138,7 @@ class Demo:
             page = f"http://{HOST}:{self._ports.page}/"
             self._tell(f"the page is at {page}")
             if not self.options.headless:
-                webbrowser.open(page)
+                webbrowser.open(f"{page}?range={PAGE_RANGE_S}")
             await self._start_load(session)
             charting = tasks.create_task(self._wait_for_chart(session))
             events = Events(self._load_us)
