@@ -73,6 +73,7 @@ class RequestRecord(Record, frozen=True, kw_only=True, tag="request"):
     preemptions: int = 0
     precision: Precision = "unknown"
     canary: bool = False
+    dropped_before: int = 0  # requests that the writer could not log since its last line
 
     @property
     def series(self) -> Series:
