@@ -30,6 +30,8 @@ from redline.webhooks import read_secrets
 
 SETTING = "alerting.port"
 RETRY_S_MAX = 15.0
+STOP_S = 3.0
+CUT_S = 0.5
 
 
 class Alerting:
@@ -65,9 +67,18 @@ class Alerting:
             await server.start(listener)
             sessions = asyncio.create_task(self._sessions(stop, outbound, slack_http))
             ready = asyncio.create_task(self._announce(listener))
+            stopped = asyncio.create_task(stop.wait())
             try:
-                await sessions
+                await asyncio.wait((sessions, stopped), return_when=asyncio.FIRST_COMPLETED)
+                # Without a broker the clients would wait for it; what is unfinished is restored.
+                await asyncio.wait((sessions,), timeout=STOP_S)
+                if sessions.cancel():
+                    get_logger().warning("session.cut", reason=f"not over within {STOP_S} s")
+                    await asyncio.wait((sessions,), timeout=CUT_S)
+                else:
+                    sessions.result()
             finally:
+                stopped.cancel()
                 ready.cancel()
                 await server.stop()
 

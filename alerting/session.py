@@ -98,9 +98,9 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._consume(consumer, stop)
             finally:
                 await self._hand_over()
-                await consumer.stop()
+                await _close(consumer)
         finally:
-            await producer.stop()
+            await _close(producer)
 
     async def _consume(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         stopped = asyncio.create_task(stop.wait())
@@ -218,3 +218,13 @@ class Session(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
+
+
+async def _close(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    """Stop a client. With its broker away, aiokafka lets out the cancellation of its own tasks."""
+    try:
+        await client.stop()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -182,6 +183,31 @@ async def test_what_cannot_be_read_is_dead_lettered_and_does_not_stop_the_rest(
     assert [letter.source for letter in letters] == ["redline.signals/0"] * 2
     assert letters[0].payload == b"\x01garbage"
     assert "from the future" in letters[1].reason
+
+
+async def test_it_stops_in_time_without_a_broker(stage: Stage) -> None:
+    child = await stage.alerting()
+    await stage.signals(8_213.0, *seconds_ago(40, 20))
+    await until_pending(stage)
+    await stage.broker.end(signal.SIGKILL)
+    began_s = time.monotonic()
+    assert await child.end() == 0
+    assert time.monotonic() - began_s < 5
+
+
+async def test_it_goes_on_when_the_broker_comes_back(stage: Stage) -> None:
+    await stage.alerting()
+    await stage.signals(8_213.0, *seconds_ago(40, 20))
+    await until_pending(stage)
+    port = stage.broker.port
+    await stage.broker.end(signal.SIGKILL)
+    stage.broker.arguments = (*stage.broker.arguments[:-1], str(port))
+    await stage.broker.start()
+    await stage.signals(8_213.0, *seconds_ago(19, 0))
+    await eventually(lambda: stage.says("Firing", "Rollback of m from v2 done"), within_s=40)
+    assert await states(stage) == ["pending", "firing"]
+    assert len(stage.slack.roots) == 1
+    assert len(stage.hook.orders) == 1
 
 
 async def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
