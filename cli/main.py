@@ -7,6 +7,7 @@ are imported inside the command that needs them. This file refuses to compute an
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -103,6 +104,32 @@ def replay(
     from cli.replay import run_replay
 
     raise typer.Exit(run_replay(file, as_json=json, data_dir=data_dir, keep=keep))
+
+
+deploy_app = typer.Typer(help="Tell Redline what was deployed.", no_args_is_help=True)
+app.add_typer(deploy_app, name="deploy")
+
+
+@deploy_app.command("mark")
+def deploy_mark(
+    model: Annotated[str, typer.Option(help="The model as engines serve it.")],
+    version: Annotated[str, typer.Option(help="What runs now, as in request records.")],
+    action: Annotated[
+        str, typer.Option(help="deploy, promote, rollback, scale or weights.")
+    ] = "deploy",
+    region: Annotated[str, typer.Option(help="Where; empty: everywhere.")] = "",
+    weight: Annotated[float | None, typer.Option(help="Share of traffic, 0 to 1.")] = None,
+    who: Annotated[str, typer.Option(help="Default: the CI's user, else the login.")] = "",
+    detail: Annotated[str, typer.Option(help="Anything else, e.g. the pipeline's URL.")] = "",
+    url: Annotated[str, typer.Option(help="The collectors. Default: as configured.")] = "",
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Record a deployment, so that graphs and verdicts show it. Exit 1: send it again later."""
+    from cli.deploy import Mark, run_mark
+
+    mark = Mark(model, version, action, region, weight, who, detail)
+    raise typer.Exit(run_mark(mark, url, config, time.time_ns() // 1000, as_json=json))
 
 
 def main() -> None:
