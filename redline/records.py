@@ -35,13 +35,11 @@ class Series(NamedTuple):
     tenant: str
 
 
-class Record(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False, tag_field="type"
-):
-    """Base of every message."""
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=False, tag_field="type"):
+    """Base of every message. Name the fields when you make one: positions are the codec's."""
 
 
-class RequestRecord(Record, frozen=True, kw_only=True, tag="request"):
+class RequestRecord(Record, frozen=True, tag="request"):
     """One finished request of one engine, in whatever way it finished."""
 
     request_id: str
@@ -86,7 +84,7 @@ class RequestRecord(Record, frozen=True, kw_only=True, tag="request"):
         return self.status_code >= 500 or self.finish_reason == "error"
 
 
-class EngineSample(Record, frozen=True, kw_only=True, tag="engine_sample"):
+class EngineSample(Record, frozen=True, tag="engine_sample"):
     """One scrape of one engine's /metrics. Counters are as the engine has them, since its start."""
 
     ts_us: int
@@ -111,7 +109,7 @@ class EngineSample(Record, frozen=True, kw_only=True, tag="engine_sample"):
     error: str = ""
 
 
-class GpuSample(Record, frozen=True, kw_only=True, tag="gpu_sample"):
+class GpuSample(Record, frozen=True, tag="gpu_sample"):
     """One poll of one GPU. None means that this GPU cannot say."""
 
     ts_us: int
@@ -136,7 +134,7 @@ class GpuSample(Record, frozen=True, kw_only=True, tag="gpu_sample"):
     xid: int | None = None
 
 
-class ProbeResult(Record, frozen=True, kw_only=True, tag="probe"):
+class ProbeResult(Record, frozen=True, tag="probe"):
     """One probe of one target."""
 
     ts_us: int
@@ -149,7 +147,7 @@ class ProbeResult(Record, frozen=True, kw_only=True, tag="probe"):
     error: str = ""
 
 
-class DeployEvent(Record, frozen=True, kw_only=True, tag="deploy"):
+class DeployEvent(Record, frozen=True, tag="deploy"):
     """Deploy tooling changed what runs, or how traffic is split."""
 
     ts_us: int
@@ -162,7 +160,7 @@ class DeployEvent(Record, frozen=True, kw_only=True, tag="deploy"):
     detail: str = ""
 
 
-class Pane(Record, frozen=True, kw_only=True, tag="pane"):
+class Pane(Record, frozen=True, tag="pane"):
     """10 s of one series from one source partition. Absolute values; a higher revision replaces."""
 
     model: str
@@ -191,7 +189,7 @@ class Pane(Record, frozen=True, kw_only=True, tag="pane"):
         return Series(self.model, self.version, self.region, self.tenant)
 
 
-class LedgerEntry(Record, frozen=True, kw_only=True, tag="ledger"):
+class LedgerEntry(Record, frozen=True, tag="ledger"):
     """One line of one instance's bill for one window. Per window all lines sum to bill_nusd."""
 
     gpu_group: str
@@ -213,7 +211,7 @@ class LedgerEntry(Record, frozen=True, kw_only=True, tag="ledger"):
     correction_id: str = ""  # of corrections: what they correct, so that each exists once
 
 
-class RequestCost(Record, frozen=True, kw_only=True, tag="request_cost"):
+class RequestCost(Record, frozen=True, tag="request_cost"):
     """What one request cost within one settled window."""
 
     request_id: str
@@ -227,7 +225,7 @@ class RequestCost(Record, frozen=True, kw_only=True, tag="request_cost"):
     tenant: str = ""
 
 
-class Signal(Record, frozen=True, kw_only=True, tag="signal"):
+class Signal(Record, frozen=True, tag="signal"):
     """One evaluated number per series and window, with what it rests on."""
 
     ts_us: int  # end of the window, event time
@@ -241,7 +239,7 @@ class Signal(Record, frozen=True, kw_only=True, tag="signal"):
     learning: bool = False
 
 
-class AlertEvent(Record, frozen=True, kw_only=True, tag="alert"):
+class AlertEvent(Record, frozen=True, tag="alert"):
     """One transition of one alert."""
 
     ts_us: int
@@ -259,7 +257,7 @@ class AlertEvent(Record, frozen=True, kw_only=True, tag="alert"):
     started_at_us: int | None = None  # when it began to fire
 
 
-class ActionEvent(Record, frozen=True, kw_only=True, tag="action"):
+class ActionEvent(Record, frozen=True, tag="action"):
     """One step in the life of one action asked of deploy tooling."""
 
     ts_us: int
@@ -279,7 +277,7 @@ class ActionEvent(Record, frozen=True, kw_only=True, tag="action"):
     detail: str = ""
 
 
-class AuditEntry(Record, frozen=True, kw_only=True, tag="audit"):
+class AuditEntry(Record, frozen=True, tag="audit"):
     """One link of the append-only hash chain."""
 
     ts_us: int
@@ -291,7 +289,7 @@ class AuditEntry(Record, frozen=True, kw_only=True, tag="audit"):
     hash: str
 
 
-class DeadLetter(Record, frozen=True, kw_only=True, tag="dead_letter"):
+class DeadLetter(Record, frozen=True, tag="dead_letter"):
     """Input that could not be read, kept whole."""
 
     ts_us: int
