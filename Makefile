@@ -50,6 +50,10 @@ format: install ## format the code
 	$(RUN) ruff check --fix-only .
 	$(RUN) ruff format .
 
+.PHONY: screenshots
+screenshots: install ## the pictures in docs/images, from a real demo run (needs chromium)
+	$(RUN) python -m tests.screenshots
+
 .PHONY: compose-check
 compose-check: ## is docker-compose.yml well formed?
 	@command -v docker >/dev/null || { echo "skipped: no docker command"; exit 0; }; \

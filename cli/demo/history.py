@@ -21,8 +21,8 @@ from serving.simulator.offline import FleetMember, simulate
 from serving.simulator.spec import SimulatorSpec
 from serving.simulator.workload import Arrival, Workload
 from streams.baselines import BASELINE_DAYS, DAY_US, HOUR_US, billing_day_start_us
-from streams.pricing import Bill, Pricer
 from streams.panes import PANE_US
+from streams.pricing import Bill, Pricer
 from streams.residence import time_shares
 
 SIMULATED_US = 120_000_000

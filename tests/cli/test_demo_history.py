@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def test_windows_tile_the_past_without_gap_or_overlap_and_balance(
         spans = sorted(by_window)
         assert spans[-1][1] * 1_000_000 == END_US
         assert END_US - spans[0][0] * 1_000_000 >= 7 * DAY_US
-        assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
         for span, costs in by_window.items():
             assert sum(costs) == bills[instance, *span]
         last_hour = [end - start for start, end in spans if start * 1_000_000 >= END_US - 3_600e6]
