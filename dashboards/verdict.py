@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dashboards.limits import Level, age_level
-from dashboards.wording import duration, words
+from dashboards.wording import amount, duration, words
 
 RECENT_US = 15 * 60 * 1_000_000
 OPEN_STATES = ("firing", "recovering", "nodata")
@@ -91,16 +91,20 @@ def _over_limit(tiles: Mapping[str, Any]) -> list[str]:
         found.append(f"{errors['value']:.1%} of requests fail")
     p99 = tiles["p99_latency_ms"]
     if p99["level"] == "bad":
-        found.append(f"p99 latency {p99['value'] / 1_000:.1f} s")
+        found.append(f"p99 latency {_over(p99)}")
     ttft = tiles["p95_ttft_ms"]
     if ttft["level"] == "bad":
-        found.append(f"TTFT p95 {ttft['value']:.0f} ms")
+        found.append(f"TTFT p95 {_over(ttft)}")
     kv = tiles["kv_cache_usage"]
     if kv["level"] == "bad":
         found.append(f"KV cache {kv['value']:.0%} full on {kv['note']}")
     if age_level(tiles["data_age_ms"]["value"]) == "warn":
         found.append(f"data is {duration(tiles['data_age_ms']['value'])} old")
     return found
+
+
+def _over(tile: Mapping[str, Any]) -> str:
+    return f"{amount(tile['value'], '_ms')}, limit {amount(tile['limit'], '_ms')}"
 
 
 def _facts(tiles: Mapping[str, Any]) -> str:

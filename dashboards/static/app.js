@@ -24,7 +24,7 @@ const state = {
   events: { marks: [], alerts: [], actions: [] }, older: [], status: null, fetching: null, fetched_ms: 0,
   leaving: null, left: false,
 };
-const view = { marks: [], spans: [], limits: {}, zoomed: null, showMarks: true, highlight: null, zoom };
+const view = { marks: [], spans: [], limits: {}, zoomed: null, showMarks: true, highlight: null, alive: false, zoom };
 const charts = CHARTS.map((spec) => new Chart(spec, view));
 const dirty = new Set();
 let asked = false;
@@ -93,6 +93,7 @@ function takeNow(now) {
   if (!now.tiles) return;
   state.now = now;
   view.limits = Object.fromEntries(Object.entries(now.tiles).map(([name, tile]) => [name, tile.limit]));
+  view.alive = now.tiles.instances.seen > 0 || now.tiles.requests_per_s.value !== null;
   noteAge(now.tiles);
   want('tiles', 'lists');
 }

@@ -59,9 +59,16 @@ export class Chart {
       this.redraw();
     }
     this.note.hidden = this.lines.length > 0;
-    setText(this.note, data.t.length ? this.spec.empty : 'Not read yet');
+    setText(this.note, this.emptyWords(data));
     setAttribute(this.plotBox, 'aria-label', describe(this.spec, this.lines));
     if (this.details.open) this.fillTable();
+  }
+
+  // A range whose buckets are longer than the data is old has no whole bucket to show yet.
+  emptyWords(data) {
+    if (!data.t.length) return 'Not read yet';
+    if (data.step_s > 10 && this.view.alive) return `No whole ${data.step_s >= 3600 ? `${data.step_s / 3600} h` : data.step_s >= 60 ? `${data.step_s / 60} min` : `${data.step_s} s`} bucket yet: choose a shorter range`;
+    return this.spec.empty;
   }
 
   rebuild() {

@@ -6,6 +6,7 @@ import { SYMBOL } from './marks.js';
 
 const FEED_MAX = 60;
 const DAY_US = 86400e6;
+const RANK = { [SYMBOL.firing]: 0, [SYMBOL.action]: 1, [SYMBOL.deploy]: 2 }; // of one instant: cause before effect
 function alertItem(alert, now_us) {
   const open = alert.ended_us === null;
   const on = ['instance', 'version', 'tenant', 'region'].map((name) => alert.labels[name]).filter(Boolean)[0];
@@ -30,7 +31,7 @@ export function paintFeed(events, now_us, highlight) {
     ...events.alerts.map((alert) => alertItem(alert, now_us)),
     ...events.actions.map(actionItem),
     ...events.marks.filter((mark) => mark.kind === 'deploy').map(deployItem),
-  ].sort((a, b) => b.t_us - a.t_us).slice(0, FEED_MAX);
+  ].sort((a, b) => b.t_us - a.t_us || RANK[b.symbol] - RANK[a.symbol]).slice(0, FEED_MAX);
   const feed = byId('feed');
   if (!items.length) {
     feed.replaceChildren(make('li', { class: 'nothing' }, 'Nothing yet: no deploy in 24 hours, no alert and no action in 30 days.'));

@@ -41,8 +41,9 @@ function emptyWords(spec, tile, tiles) {
   return tiles.data_age_ms.value === null && text === 'no requests' ? 'no requests yet' : text;
 }
 
-const SIGN = { warn: '▲ near limit', bad: '▲ over limit', ok: '', none: '' };
+const SIGN = { warn: '▲ near', bad: '▲ over', ok: '', none: '' };
 const AGE_POINTS = 120;
+const SPARK_POINTS_MIN = 30; // a young system's line starts where its data does, five minutes at least
 const parts = new Map();
 const ages = [];
 
@@ -91,7 +92,9 @@ export function paintSparks(tiles, spark) {
   }
 }
 
-function drawSpark(canvas, values, level) {
+function drawSpark(canvas, all, level) {
+  const first = all.findIndex((v) => v !== null && v !== undefined);
+  const values = all.slice(Math.max(0, Math.min(first, all.length - SPARK_POINTS_MIN)));
   const width = canvas.clientWidth, height = canvas.clientHeight, ratio = devicePixelRatio || 1;
   if (!width) return;
   if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);

@@ -10,6 +10,7 @@ from redline.queries.ranges import EVERYTHING, SELECTED, Query, Selection, TimeR
 from redline.queries.tiles import IN_LEDGER, IN_PANES, LINE, TRAFFIC_COLUMNS
 
 OTHER_TENANTS = "__other__"
+LEDGER_WINDOW_MAX_S = 3_600  # of imported history; the ledger's own windows are 10 s
 
 
 def _bucket(column: str) -> str:
@@ -52,6 +53,30 @@ ORDER BY t_s"""  # noqa: S608
     return Query(sql, within.parameters | {"bucket_s": within.step_s} | selected.parameters)
 
 
+# One row per ledger line and bucket that its window touches. A window is 10 s and lies within one
+# bucket, so its whole cost does; imported history may have windows of up to an hour, which are
+# spread evenly, or an hour's bill would stand in one bucket of five minutes.
+_SPREAD = f"""
+    SELECT
+        {LINE} AS line,
+        tenant,
+        toUnixTimestamp(window_start) AS start_s,
+        toUnixTimestamp(window_end) AS stop_s,
+        arrayJoin(range(intDiv(start_s, {{bucket_s:UInt32}}) * {{bucket_s:UInt32}}, stop_s,
+            {{bucket_s:UInt32}})) AS t_s,
+        if(start_s >= t_s AND stop_s <= t_s + {{bucket_s:UInt32}}, cost_nusd,
+            toInt64(round(cost_nusd * (least(stop_s, t_s + {{bucket_s:UInt32}})
+                - greatest(start_s, t_s)) / (stop_s - start_s)))) AS part_nusd
+    FROM ledger FINAL
+    PREWHERE window_start >= toDateTime({{start_s:Int64}} - {LEDGER_WINDOW_MAX_S}, 'UTC')
+        AND window_start < toDateTime({{end_s:Int64}}, 'UTC')
+    WHERE window_end > toDateTime({{start_s:Int64}}, 'UTC')"""  # noqa: S608
+_SPENT = """
+    sum(part_nusd) AS spend_nusd,
+    spend_nusd / 1e9 * 3600 / {bucket_s:UInt32} AS usd_per_hour"""
+_IN_RANGE = "t_s >= {start_s:Int64} AND t_s < {end_s:Int64}"
+
+
 def spend_by_line(within: TimeRange, tenants: int = 6) -> Query:
     """A row per bucket and line of the bill; per bucket they add up to the whole bill.
 
@@ -60,17 +85,16 @@ def spend_by_line(within: TimeRange, tenants: int = 6) -> Query:
     """
     sql = f"""
 SELECT
-    {_bucket("window_start")},
-    {LINE} AS line,
+    t_s,
+    line,
     multiIf(line != 'tenant', '', tenant IN (
         SELECT tenant FROM ledger FINAL
         PREWHERE {IN_LEDGER} AND {LINE} = 'tenant'
         GROUP BY tenant ORDER BY sum(cost_nusd) DESC, tenant LIMIT {{line_limit:UInt32}}),
-        toString(tenant), {{other:String}}) AS owner,
-    sum(cost_nusd) AS spend_nusd,
-    spend_nusd / 1e9 * 3600 / {{bucket_s:UInt32}} AS usd_per_hour
-FROM ledger FINAL
-PREWHERE {IN_LEDGER}
+        toString(tenant), {{other:String}}) AS owner,{_SPENT}
+FROM ({_SPREAD}
+)
+WHERE {_IN_RANGE}
 GROUP BY t_s, line, owner
 ORDER BY t_s, line, owner"""  # noqa: S608
     bound = {"bucket_s": within.step_s, "line_limit": tenants}
@@ -106,12 +130,10 @@ ORDER BY t_s, instance"""  # noqa: S608
 def spend_totals(within: TimeRange) -> Query:
     """A row per bucket over the whole bill: t_s, spend_nusd, usd_per_hour."""
     sql = f"""
-SELECT
-    {_bucket("window_start")},
-    sum(cost_nusd) AS spend_nusd,
-    spend_nusd / 1e9 * 3600 / {{bucket_s:UInt32}} AS usd_per_hour
-FROM ledger FINAL
-PREWHERE {IN_LEDGER}
+SELECT t_s,{_SPENT}
+FROM ({_SPREAD}
+)
+WHERE {_IN_RANGE}
 GROUP BY t_s
 ORDER BY t_s"""  # noqa: S608
     return Query(sql, within.parameters | {"bucket_s": within.step_s})

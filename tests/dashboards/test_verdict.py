@@ -31,6 +31,7 @@ def tiles(**changed: float | None) -> dict[str, Any]:
             "value": value,
             "level": LIMITS.level(name, value),
             "window_s": 60,
+            "limit": LIMITS.upper.get(name),
             "samples": 0,
             "note": "vllm-2",
         }
@@ -101,7 +102,7 @@ def test_a_resolved_alert_does_not_hold_the_verdict() -> None:
     [
         ({"kv_cache_usage": 0.9}, "KV cache 90% full on vllm-2"),
         ({"error_ratio": 0.02}, "2.0% of requests fail"),
-        ({"p99_latency_ms": 6_100.0}, "p99 latency 6.1 s"),
+        ({"p99_latency_ms": 6_100.0}, "p99 latency 6.10 s, limit 5.00 s"),
         ({"data_age_ms": 20_000.0}, "data is 20 s old"),
     ],
 )

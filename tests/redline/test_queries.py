@@ -220,6 +220,23 @@ def test_a_higher_revision_replaces_a_ledger_line(stores: Stores) -> None:
     }
 
 
+def test_an_imported_hour_is_spread_over_its_buckets(stores: Stores) -> None:
+    start_s = NOW_US // SECOND_US // 86_400 * 86_400
+    stores.scratch.command(
+        "INSERT INTO ledger (window_start, window_end, gpu_group, instance, kind, status, "
+        "revision, method, cost_nusd, bill_nusd, tenant, requests, model) VALUES "
+        f"({start_s - 1_800}, {start_s + 1_800}, 'g', 'old', 'request', 'settled', 1, 'm', "
+        "3600000000, 3600000000, 'acme', 1, 'm')"
+    )
+    within = TimeRange(start_s * SECOND_US, (start_s + 3_600) * SECOND_US, 300)
+    found = rows(stores.scratch, queries.spend_totals(within))
+    assert [row["t_s"] - start_s for row in found] == list(range(0, 1_800, 300))
+    assert {row["spend_nusd"] for row in found} == {300_000_000}
+    assert {row["usd_per_hour"] for row in found} == {3.6}
+    (line, *_) = rows(stores.scratch, queries.spend_by_line(within))
+    assert (line["line"], line["spend_nusd"]) == ("tenant", 300_000_000)
+
+
 def test_ranges_are_half_open(stores: Stores) -> None:
     whole = one(stores.seeded, queries.traffic(MINUTE))["requests"]
     middle = MINUTE.start_us + 30 * SECOND_US
