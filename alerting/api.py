@@ -91,7 +91,19 @@ async def alerts(writer: Owned) -> list[dict[str, Any]]:
     """Every alert that is not inactive, newest change first."""
     found = [alert for alert in writer.state.alerts.values() if alert.state != "inactive"]
     found.sort(key=lambda alert: -alert.changed_at_us)
-    return [msgspec.to_builtins(alert) for alert in found]
+    return [msgspec.structs.asdict(alert) for alert in found]
+
+
+@router.post("/alerts/{fingerprint}/close", dependencies=[Depends(_authorized)])
+async def close(fingerprint: str, decision: Decision, writer: Owned) -> dict[str, Any]:
+    """Close an open incident whose subject is gone: the absence of data never does."""
+    alert = writer.state.alerts.get(fingerprint)
+    if alert is None:
+        raise HTTPException(404, f"no alert {fingerprint}")
+    if not alert.open:
+        raise HTTPException(409, f"the alert is {alert.state}: nothing to close")
+    await writer.commit(writer.engine.close(writer.state, alert, decision.by, wall_us()))
+    return msgspec.structs.asdict(writer.state.alerts[fingerprint])
 
 
 @router.get("/actions")

@@ -33,11 +33,18 @@ class Consequences:
         self.notifiers = tuple(notifiers)
 
     def follow(
-        self, state: State, step: Step, rule: Rule, alert: Alert, event: AlertEvent, now_us: int
+        self,
+        state: State,
+        step: Step,
+        rule: Rule,
+        alert: Alert,
+        event: AlertEvent,
+        now_us: int,
+        actor: str = "alerting",
     ) -> None:
         """What one transition of ``alert`` leads to."""
         step.alert_events.append(event)
-        record(state, step, "alerting", f"alert.{event.to_state}", event, now_us)
+        record(state, step, actor, f"alert.{event.to_state}", event, now_us)
         if not event.incident_id:
             return
         incident = _incident(state, step, event.incident_id) or Incident(

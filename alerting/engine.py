@@ -32,6 +32,7 @@ WATCH_US = 600 * SECOND_US  # how long an action may take to show in the numbers
 RENEWALS_PER_ABSENCE = 4
 _ABSENT = Observation(kind="nodata", ts_us=None)
 _REMOVED = Observation(kind="removed", ts_us=None)
+_CLOSED = Observation(kind="closed", ts_us=None)
 
 
 class Engine:
@@ -90,6 +91,22 @@ class Engine:
         _forget(state, step, watermark_us)
         return step
 
+    def close(self, state: State, alert: Alert, who: str, now_us: int) -> Step:
+        """What it changes that a person closes an open incident.
+
+        Raises:
+            IllegalMove: there is none.
+        """
+        step = Step()
+        rule = self.rule_of(alert)
+        at_us = max(state.watermark_us, alert.changed_at_us)
+        after, events = transition(rule, alert, _CLOSED, at_us)
+        step.alerts[after.fingerprint] = after
+        step.durable.add(after.fingerprint)
+        for event in events:
+            self.consequences.follow(state, step, rule, after, event, now_us, who)
+        return step
+
     def _alert(self, state: State, rule: Rule, labels: dict[str, str]) -> Alert | None:
         name = fingerprint(rule.name, labels)
         alert = state.alerts.get(name)
@@ -138,9 +155,8 @@ class Engine:
         if events or (not _is_quiet(rule, after) and _must_keep(rule, alert, after)):
             step.durable.add(name)
             after = msgspec.structs.replace(after, kept_at_us=after.last_ts_us)
-        # An alert that is inactive again is as good as new: its snapshot is removed.
-        gone = bool(events) and after.state == "inactive" and _is_quiet(rule, after)
-        step.alerts[name] = None if gone else after
+        # One that is inactive again is kept too: it knows which signals are old.
+        step.alerts[name] = after
         for event in events:
             self.consequences.follow(state, step, rule, after, event, now_us)
 

@@ -42,6 +42,8 @@ def alert_line(rule: Rule, event: AlertEvent, acted: ActionEvent | None) -> str:
         return "No data: the alert stays open and nothing is done on its account."
     if event.to_state == "resolved":
         after = f"after {seconds(open_us)}"
+        if event.reason == "closed":
+            return f"Closed by hand {after}. It opens again if the numbers say so."
         if event.reason == "rule_removed":
             return f"Closed {after}: the rule {event.rule} is configured no more."
         if event.reason == "version_drained":

@@ -32,6 +32,7 @@ from redline.records import AlertEvent, AlertState, Severity
 Input = Literal[
     "breach", "breach_held", "between", "clear", "clear_held",
     "nodata", "nodata_long", "nodata_fires", "learning", "drained", "drained_held", "removed",
+    "closed",
 ]  # fmt: skip
 
 
@@ -51,6 +52,7 @@ class Reason(StrEnum):
     LEARNED = "baseline_learned"
     VERSION_DRAINED = "version_drained"
     RULE_REMOVED = "rule_removed"
+    CLOSED = "closed"  # by a person: what it watched is gone, and no data will say so
     STAYS = ""  # no transition
 
 
@@ -135,6 +137,7 @@ TRANSITIONS: dict[AlertState, _Row] = {
         "drained": ("recovering", Reason.VERSION_DRAINED),
         "drained_held": ("resolved", Reason.VERSION_DRAINED),
         "removed": ("resolved", Reason.RULE_REMOVED),
+        "closed": ("resolved", Reason.CLOSED),
     },
     "recovering": {
         "breach": ("firing", Reason.RELAPSED),
@@ -149,6 +152,7 @@ TRANSITIONS: dict[AlertState, _Row] = {
         "drained": ("recovering", Reason.STAYS),
         "drained_held": ("resolved", Reason.VERSION_DRAINED),
         "removed": ("resolved", Reason.RULE_REMOVED),
+        "closed": ("resolved", Reason.CLOSED),
     },
     "nodata": {
         "breach": ("firing", Reason.DATA_RETURNED),
@@ -163,6 +167,7 @@ TRANSITIONS: dict[AlertState, _Row] = {
         "drained": ("recovering", Reason.VERSION_DRAINED),
         "drained_held": ("resolved", Reason.VERSION_DRAINED),
         "removed": ("resolved", Reason.RULE_REMOVED),
+        "closed": ("resolved", Reason.CLOSED),
     },
     "resolved": {
         "breach": ("pending", Reason.BREACHED),
@@ -220,8 +225,8 @@ def _account(
         if now_us - alert.seen_at_us < rule.nodata_after_us:
             return after, "nodata"
         return after, "nodata_fires" if rule.on_nodata == "fire" else "nodata_long"
-    if kind == "removed":
-        return alert, "removed"
+    if kind in ("removed", "closed"):
+        return alert, "removed" if kind == "removed" else "closed"
     if kind == "learning":
         return msgspec.structs.replace(alert, breached_at_us=None, cleared_at_us=None), "learning"
     if kind == "drained":

@@ -13,7 +13,9 @@ import msgspec
 
 from redline.records import ActionMode, Severity, Signal
 
-ObservationKind = Literal["breach", "between", "clear", "nodata", "learning", "drained", "removed"]
+ObservationKind = Literal[
+    "breach", "between", "clear", "nodata", "learning", "drained", "removed", "closed"
+]
 SECOND_US = 1_000_000
 
 

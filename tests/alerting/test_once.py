@@ -179,7 +179,7 @@ def conversation(plan: dict[str, list[tuple[float | None, int]]]) -> list[list[S
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     plan=st.fixed_dictionaries({"v1": phases, "v2": phases}),
     deaths=st.dictionaries(st.integers(1, 120), st.booleans(), max_size=8),

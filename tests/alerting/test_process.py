@@ -165,6 +165,12 @@ async def test_an_approval_lets_a_rollback_go_once(stage: Stage) -> None:
     assert (await stage.post(child, path, eva))[0] == 409
     await eventually(lambda: stage.says("Rollback of m from v2 done"))
     assert len(stage.hook.orders) == 1
+    (alert,) = await stage.get(child, "/alerts")
+    path = f"/alerts/{alert['fingerprint']}/close"
+    assert (await stage.post(child, path, eva, token="wrong"))[0] == 401
+    status, closed = await stage.post(child, path, eva)
+    assert (status, closed["state"]) == (200, "resolved")
+    assert (await stage.post(child, path, eva))[0] == 409
     entries = await stage.topic(AUDIT)
     assert [entry.actor for entry in entries if entry.event == "action.approved"] == ["eva"]
     assert audit.verify(entries) == ""

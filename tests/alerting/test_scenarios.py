@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from alerting import audit
+from alerting.machine import IllegalMove
 from alerting.outbox import Reply
 from alerting.policy import Limits
 from alerting.rules import SECOND_US, SHIPPED
@@ -238,3 +239,19 @@ def test_on_nodata_fire_opens_an_incident_without_an_action() -> None:
     assert world.orders == []
     assert world.told(between=(60, 60))[0].startswith("No data")
     assert Limits().receivers == {}
+
+
+def test_what_is_gone_for_good_is_closed_by_a_person() -> None:
+    world = World()
+    world.every_second(0, 31, p99(8_200.0))
+    world.every_second(32, 100, p99(900.0, model="other"))
+    (alert,) = [alert for alert in world.state.alerts.values() if alert.open]
+    world.commit(world.engine.close(world.state, alert, "eva", T0_US + 101 * SECOND_US))
+    world.send(101)
+    assert world.path() == ["pending", "firing", "nodata", "resolved"]
+    assert world.told(between=(101, 101))[0].startswith("Closed by hand after")
+    assert world.audit[-1].actor == "eva"
+    with pytest.raises(IllegalMove):
+        world.engine.close(world.state, world.state.alerts[alert.fingerprint], "eva", T0_US)
+    world.every_second(102, 140, p99(8_200.0))
+    assert world.path()[-2:] == ["pending", "firing"]
