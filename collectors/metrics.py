@@ -18,6 +18,9 @@ class Metrics:
         self.writer_restarts = self._counter(
             "log_writer_restarts", "Times that a writer's sequence began anew"
         )
+        self.writer_dropped = self._counter(
+            "log_writer_dropped", "Requests that the writers say they could not log"
+        )
         self.truncations = self._counter(
             "log_truncations", "Log files cut or written over while they were read"
         )
@@ -43,6 +46,9 @@ class Metrics:
             "samples_dropped", "Samples dropped because the buffer was full", "topic"
         )
         self.scrapes = self._counter("engine_scrapes", "Scrapes of engines", "instance", "result")
+        self.engine_restarts = self._counter(
+            "engine_restarts", "Times that an engine's counters began anew", "instance"
+        )
         self.gpus = self._gauge("gpus", "GPUs that answer")
         self.gpus_lost = self._gauge("gpus_lost", "GPUs that fell off the bus or need a reset")
         self.gpu_failures = self._counter("gpu_failures", "Calls to NVML that failed", "reason")

@@ -13,16 +13,20 @@ import aiohttp
 import msgspec
 
 from collectors.batches import Entry
+from collectors.engine_names import PAGES
+from collectors.engine_page import down, fallen_counters, parse
 from collectors.metrics import Metrics
 from collectors.samples import engine_entry
-from collectors.vllm import down, parse
 from redline.errors import RecordInvalid
+from redline.log import get_logger
 from redline.records import EngineSample
 from redline.settings import EngineTarget
 
 PAGE_BYTES_MAX = 8 * 1024 * 1024
 TIMEOUT_S_MAX = 5.0
 MODELS_EVERY_S = 600.0
+
+_log = get_logger()
 
 
 class _Model(msgspec.Struct):
@@ -64,12 +68,16 @@ class EngineScraper:
 
     async def _follow(self, session: aiohttp.ClientSession, target: EngineTarget) -> None:
         max_model_len: int | None = None
+        before: EngineSample | None = None
         asked_s = -MODELS_EVERY_S
         due_s = time.monotonic()
         while True:
             sample = await scrape(session, target)
             result = "ok" if sample.up else "failed"
             self._metrics.scrapes.labels(target.instance, result).inc()
+            if sample.up:
+                self._notice_restart(before, sample)
+                before = sample
             if not sample.up:
                 asked_s = -MODELS_EVERY_S  # another model may run when it is back
             elif time.monotonic() - asked_s >= MODELS_EVERY_S:
@@ -82,10 +90,17 @@ class EngineScraper:
             due_s = max(due_s + self._poll_s, time.monotonic())
             await asyncio.sleep(due_s - time.monotonic())
 
+    def _notice_restart(self, before: EngineSample | None, sample: EngineSample) -> None:
+        fallen = fallen_counters(before, sample)
+        if fallen:
+            self._metrics.engine_restarts.labels(sample.instance).inc()
+            _log.warning("engine_counters_began_anew", instance=sample.instance, counters=fallen)
+
 
 async def scrape(session: aiohttp.ClientSession, target: EngineTarget) -> EngineSample:
     """One sample of one engine, ``up=False`` with the reason if it cannot be had."""
-    url = target.url.rstrip("/") + "/metrics"
+    path = PAGES[target.engine].path if target.engine else "/metrics"
+    url = target.url.rstrip("/") + path
     try:
         async with session.get(url, allow_redirects=False) as response:
             if response.status != 200:

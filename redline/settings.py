@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from redline.errors import ConfigFault
 
 LOOPBACK = "127.0.0.1"
+EngineKind = Literal["vllm", "sglang", "tensorrt_llm", "triton"]
 
 
 class Section(BaseModel):
@@ -89,13 +90,14 @@ class Price(Section):
 
 
 class EngineTarget(Section):
-    """One engine to scrape: a vLLM server's base URL and what runs on it."""
+    """One engine to scrape: a server's base URL and what runs on it."""
 
     instance: str
     url: str
     model: str
     version: str = ""
     region: str = ""
+    engine: EngineKind | None = None  # None: what its metrics page shows
 
 
 class GpuSettings(Section):

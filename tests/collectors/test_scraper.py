@@ -32,6 +32,8 @@ class Engine:
             return web.Response(status=500)
         if self.mode == "large":
             return web.Response(text="#" * (PAGE_BYTES_MAX + 1))
+        if self.mode == "restarted":
+            return web.Response(text="vllm:generation_tokens_total 3\n")
         return web.Response(text=PAGE)
 
     async def models(self, request: web.Request) -> web.Response:
@@ -103,3 +105,49 @@ async def test_each_engine_is_read_at_its_pace_whatever_the_others_do(engine: En
     name = "redline_collectors_engine_scrapes_total"
     counted = metrics.registry.get_sample_value(name, {"instance": "e1", "result": "ok"})
     assert counted == len(up)
+
+
+async def test_an_engine_that_began_anew_is_counted_once(engine: Engine) -> None:
+    samples: list[EngineSample] = []
+    metrics = Metrics()
+    sink = lambda entries: samples.extend(entry.record for entry in entries)  # noqa: E731
+    scraper = EngineScraper([target(engine.url)], 0.1, sink, metrics)
+    stop = asyncio.Event()
+    running = asyncio.create_task(scraper.run(stop))
+    async with asyncio.timeout(10):
+        for mode in ("ok", "restarted"):
+            engine.mode = mode
+            seen = len(samples)
+            while len(samples) < seen + 3:
+                await asyncio.sleep(0.02)
+    stop.set()
+    await running
+    name = "redline_collectors_engine_restarts_total"
+    assert metrics.registry.get_sample_value(name, {"instance": "e1"}) == 1
+
+
+async def test_trtllm_is_read_where_its_page_is() -> None:
+    page = (Path(__file__).parent / "data" / "tensorrt_llm.metrics.txt").read_text()
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(text=page)
+
+    async def iterations(request: web.Request) -> web.Response:
+        return web.json_response([])
+
+    app = web.Application()
+    app.router.add_get("/prometheus/metrics", metrics)
+    app.router.add_get("/metrics", iterations)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            plain = target(f"http://127.0.0.1:{port}")
+            unknown = await scrape(session, plain)
+            found = await scrape(session, plain.model_copy(update={"engine": "tensorrt_llm"}))
+    finally:
+        await runner.cleanup()
+    assert "engine: tensorrt_llm" in unknown.error
+    assert (found.up, found.running) == (True, 8)
