@@ -23,6 +23,7 @@ from redline.log import configure, get_logger
 from redline.settings import LOOPBACK, Secrets, Settings, load_settings
 from streams.health import HealthServer, bind
 from streams.metrics import Metrics
+from streams.pricing import Pricer
 
 _EXIT_CRASHED, _EXIT_CONFIG = 1, 2
 _CONNECT_WAIT_S = 30.0
@@ -57,6 +58,7 @@ async def _run(settings: Settings, secrets: Secrets) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    Pricer(settings.gpu_groups, settings.prices)  # refuses prices that contradict each other
     listener = bind(LOOPBACK, settings.streams.port)
     await _topics(settings, secrets, stop)
     if stop.is_set():

@@ -41,7 +41,7 @@ from streams.batch import Refusal, admit
 from streams.continuity import Verdict
 from streams.delivery import Acknowledge, Arrival, Delivery, dead_letter, until_sent
 from streams.emitter import Emitter
-from streams.membership import faust_app
+from streams.membership import CHANGELOG_CONFIG, faust_app
 from streams.metrics import Metrics
 from streams.partition import Partition
 from streams.pricing import Pricer
@@ -77,6 +77,7 @@ class Streams:
             partitions=settings.kafka.partitions,
             key_type=bytes,
             value_type=bytes,
+            extra_topic_configs=CHANGELOG_CONFIG,
         )
         self._owned: dict[int, int] = {}  # partitions of requests, and where their log begins
         self._deliveries: dict[int, Delivery] = {}

@@ -15,6 +15,15 @@ from redline.kafka import client_options
 from redline.settings import Secrets, Settings
 
 APP_ID = "redline-streams"
+# Small segments that are compacted soon: a worker reads the whole changelog before it is ready,
+# about 10,000 messages a second, and the defaults would let it grow for a week.
+CHANGELOG_CONFIG = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(4 * 1024 * 1024),
+    "segment.ms": "300000",
+    "min.cleanable.dirty.ratio": "0.2",
+    "delete.retention.ms": "600000",
+}
 
 
 def faust_app(settings: Settings, secrets: Secrets) -> Any:
