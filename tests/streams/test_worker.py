@@ -241,6 +241,34 @@ def test_it_says_what_it_does_and_waits_for_clickhouse(stack: Stack) -> None:
 
 
 @pytest.mark.slow
+def test_signals_rest_on_the_whole_window_after_a_restart(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, {"streams": {"signal_window_s": 600}})
+    try:
+        stack.start()
+        worker = stack.worker()
+        worker.ready()
+        now_us = time.time_ns() // 1_000
+        rng = random.Random(2)
+        first = requests(rng, 150, 0, now_us - 60 * SECOND_US, "vllm-0")
+        send(stack, [(REQUESTS.name, "vllm-0", first)])
+        client = stack.client()
+        counted = (
+            "SELECT sum(samples) = {samples} FROM signals WHERE name = 'p99_latency_ms' "
+            "AND ts = (SELECT max(ts) FROM signals WHERE name = 'p99_latency_ms')"
+        )
+        wait_until(lambda: one(client, counted.format(samples=150)), 20, "the first signals")
+        assert worker.terminate() == 0
+        worker = stack.worker()
+        worker.ready()
+        more = requests(rng, 50, 150, time.time_ns() // 1_000, "vllm-0")
+        send(stack, [(REQUESTS.name, "vllm-0", more)])
+        wait_until(lambda: one(client, counted.format(samples=200)), 20, "both are in the window")
+        assert worker.terminate() == 0
+    finally:
+        stack.stop()
+
+
+@pytest.mark.slow
 def test_two_workers_share_and_one_may_die(stack: Stack) -> None:
     """The second worker joins, takes partitions, is killed; then the first is stopped politely."""
     rng = random.Random(9)
