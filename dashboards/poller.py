@@ -205,6 +205,7 @@ class Poller:
             asked["bill"] = queries.spend(recent)
             asked["today"] = queries.spend(today)
             asked["tenants"] = queries.spend_by_tenant(today, 12)
+            asked["unpriced"] = queries.unpriced(just_now)
             asked["engine_list"] = queries.engines(just_now)
         if "far_age" in due:
             asked["far_age"] = queries.data_age(AGE_LOOKBACK_FAR_S, now_us)
@@ -222,6 +223,7 @@ class Poller:
             rows["today"][0],
             rows["saturation"][0],
             age,
+            rows["unpriced"][0]["instances"],
             self._limits,
         )
 

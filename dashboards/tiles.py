@@ -5,7 +5,7 @@ Pure. ``value`` None is "no data", which the page says in words; it is never dra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dashboards.columns import short
@@ -18,12 +18,20 @@ COST_WINDOW_S = 300
 
 
 def build_tiles(
-    traffic: Row, cost: Row, bill: Row, today: Row, engines: Row, age: Row, limits: Limits
+    traffic: Row,
+    cost: Row,
+    bill: Row,
+    today: Row,
+    engines: Row,
+    age: Row,
+    unpriced: Sequence[str],
+    limits: Limits,
 ) -> dict[str, Any]:
     """Tiles by figure.
 
     ``traffic`` is over TRAFFIC_WINDOW_S, ``cost`` (traffic again) and ``bill`` (the ledger) over
-    COST_WINDOW_S, ``today`` is the ledger of the billing day. Each tile: value, window_s, samples
+    COST_WINDOW_S, ``today`` is the ledger of the billing day, ``unpriced`` names engines whose
+    windows have no bill. Each tile: value, window_s, samples
     (what the value rests on), level, limit, note (one more fact in plain words).
     """
 
@@ -55,9 +63,9 @@ def build_tiles(
             "value": spent,
             "window_s": None,
             "samples": today["windows"],
-            "level": "none",
+            "level": "warn" if unpriced else "none",
             "limit": None,
-            "note": "",
+            "note": _no_price(unpriced),
             "usd_per_hour": short(bill["usd_per_hour"]),
             "idle_nusd": today["idle_nusd"],
             "idle_share": short(today["idle_share"]),
@@ -85,6 +93,15 @@ def _age_tile(age: Row) -> dict[str, Any]:
         "requests_age_ms": short(age["requests_age_ms"]),
         "samples_age_ms": short(age["samples_age_ms"]),
     }
+
+
+def _no_price(instances: Sequence[str]) -> str:
+    """What is missing and what to do; empty where every engine has a price."""
+    if not instances:
+        return ""
+    named = ", ".join(instances[:3])
+    more = f" and {len(instances) - 3} more" if len(instances) > 3 else ""
+    return f"no price for {named}{more}: add gpu_groups and prices to redline.yaml"
 
 
 def _with_idle(bill: Row, cost: Row) -> float | None:

@@ -98,6 +98,8 @@ def _over_limit(tiles: Mapping[str, Any]) -> list[str]:
     kv = tiles["kv_cache_usage"]
     if kv["level"] == "bad":
         found.append(f"KV cache {kv['value']:.0%} full on {kv['note']}")
+    if tiles["spend_today_nusd"]["note"]:
+        found.append(tiles["spend_today_nusd"]["note"])
     if age_level(tiles["data_age_ms"]["value"]) == "warn":
         found.append(f"data is {duration(tiles['data_age_ms']['value'])} old")
     return found

@@ -34,7 +34,15 @@ from redline.queries.series import (
     traffic_by_version,
     traffic_totals,
 )
-from redline.queries.tiles import data_age, engines, saturation, spend, spend_by_tenant, traffic
+from redline.queries.tiles import (
+    data_age,
+    engines,
+    saturation,
+    spend,
+    spend_by_tenant,
+    traffic,
+    unpriced,
+)
 
 __all__ = [
     "PANE_S",
@@ -61,4 +69,5 @@ __all__ = [
     "traffic",
     "traffic_by_version",
     "traffic_totals",
+    "unpriced",
 ]

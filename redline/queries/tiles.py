@@ -156,6 +156,17 @@ def engines(within: TimeRange, limit: int = 200) -> Query:
     return Query(sql, within.parameters_us | {"row_limit": limit})
 
 
+def unpriced(within: TimeRange) -> Query:
+    """One row: instances, the engines that ran within it and have no price (sorted; [] is none)."""
+    sql = """
+SELECT arraySort(groupUniqArray(labels['instance'])) AS instances
+FROM signals
+WHERE name = 'price_missing'
+  AND ts >= fromUnixTimestamp64Micro({start_us:Int64})
+  AND ts < fromUnixTimestamp64Micro({end_us:Int64})"""
+    return Query(sql, within.parameters_us)
+
+
 def data_age(lookback_s: int, now_us: int) -> Query:
     """One row: ms from the newest datum to ``now_us``; NULL when there is none in the lookback.
 

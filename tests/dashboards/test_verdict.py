@@ -37,7 +37,8 @@ def tiles(**changed: float | None) -> dict[str, Any]:
         }
         for name, value in values.items()
     }
-    return found | {"instances": {"up": 6, "seen": 6}}
+    spend = {"value": 1_000, "level": "none", "note": ""}
+    return found | {"instances": {"up": 6, "seen": 6}, "spend_today_nusd": spend}
 
 
 def alert(**changed: Any) -> dict[str, Any]:
@@ -116,6 +117,13 @@ def test_figures_over_their_limit_warn_without_an_alert(
 def test_a_down_engine_is_said() -> None:
     found = judge(tiles() | {"instances": {"up": 5, "seen": 6}}, [], [], NOW_US)
     assert (found.level, found.text) == ("warn", "1 of 6 engines down")
+
+
+def test_an_engine_without_a_price_is_said_with_the_fix() -> None:
+    note = "no price for vllm-9: add gpu_groups and prices to redline.yaml"
+    spend = {"value": None, "level": "warn", "note": note}
+    found = judge(tiles() | {"spend_today_nusd": spend}, [], [], NOW_US)
+    assert (found.level, found.text) == ("warn", note)
 
 
 def test_no_requests_is_idle_not_broken() -> None:

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import subprocess
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,6 @@ def configure(tmp_path: Path, **changes: Any) -> Path:
 def write_log(tmp_path: Path, numbers: range) -> None:
     folder = tmp_path / "data" / "logs" / "vllm-0"
     folder.mkdir(parents=True, exist_ok=True)
-    import time
-
     now_us = time.time_ns() // 1000
     with (folder / "requests.ndjson").open("ab") as log:
         for number in numbers:
@@ -57,6 +57,12 @@ def write_log(tmp_path: Path, numbers: range) -> None:
 def stored(config: Path) -> int:
     with connect(load_settings(config).clickhouse, Secrets()) as client:
         return int(client.command("SELECT uniqExact(request_id) FROM requests"))  # type: ignore[arg-type]
+
+
+def spend_note(page: str) -> str:
+    with urllib.request.urlopen(page, timeout=10) as response:
+        content: dict[str, Any] = json.load(response)
+    return str((content["tiles"] or {}).get("spend_today_nusd", {}).get("note"))
 
 
 def status(start: Callable[..., Run]) -> dict[str, Any]:
@@ -81,6 +87,9 @@ def test_up_status_down_and_the_state_survives(start: Callable[..., Run], tmp_pa
     }  # fmt: skip
     write_log(tmp_path, range(1, 101))
     wait_for(lambda: stored(config) == 100, 60, "100 requests in the store")
+    page = f"http://127.0.0.1:{load_settings(config).dashboards.port}/api/overview"
+    fix = "no price for vllm-0: add gpu_groups and prices to redline.yaml"
+    wait_for(lambda: spend_note(page) == fix, 60, "the missing price on the page")
 
     again = start("up").end(within_s=30)
     assert again[0] == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import pytest
@@ -377,3 +378,19 @@ def test_closed_ranges_leave_open_panes_out(now_us: int, lag_s: float) -> None:
     assert found.length_s == 60
     assert found.end_us % (queries.PANE_S * SECOND_US) == 0
     assert lag_s * SECOND_US - 1 <= now_us - found.end_us < (lag_s + 10) * SECOND_US + 1
+
+
+def test_engines_without_a_price_are_named_once(stores: Stores) -> None:
+    columns = ["ts", "name", "labels", "value", "window_s", "samples", "data_age_ms", "coverage",
+               "learning", "src_partition", "src_offset"]  # fmt: skip
+    at = datetime.fromtimestamp(NOW_US / 1e6, UTC)
+    assert one(stores.empty, queries.unpriced(DAY))["instances"] == []
+    signals = [
+        [at, "price_missing", {"instance": name}, 1.0, 10, 1, 0, 1.0, False, 0, offset]
+        for offset, name in enumerate(["vllm-9", "vllm-3", "vllm-9"])
+    ]
+    stores.seeded.insert("signals", signals, column_names=columns)
+    around = TimeRange(NOW_US - 1_000_000, NOW_US + 1_000_000)
+    assert one(stores.seeded, queries.unpriced(around))["instances"] == ["vllm-3", "vllm-9"]
+    later = TimeRange(NOW_US + 1_000_000, NOW_US + 2_000_000)
+    assert one(stores.seeded, queries.unpriced(later))["instances"] == []
