@@ -13,6 +13,7 @@ from collectors.http import create_app
 from collectors.kafka_publisher import KafkaPublisher, wait_for_topics
 from collectors.kafka_read_back import KafkaReadBack
 from collectors.metrics import Metrics
+from collectors.sample_spool import SampleSpool
 from collectors.samples import SampleBuffer, gpu_entry
 from collectors.scraper import EngineScraper
 from collectors.tailer import Tailer
@@ -51,7 +52,8 @@ async def run(settings: Settings, secrets: Secrets) -> None:
         mine.spool_bytes_max,
         metrics,
     )
-    buffer = SampleBuffer(publisher, limits, metrics)
+    spool = SampleSpool(settings.data_dir / "collectors" / "spool", mine.spool_bytes_max)
+    buffer = SampleBuffer(publisher, spool, limits, metrics)
     topics_made = asyncio.Event()
 
     def not_ready() -> str:
@@ -67,6 +69,7 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     await server.start(listener)
     try:
         async with asyncio.TaskGroup() as group:
+            group.create_task(buffer.run(stop, topics_made), name="samples")
             group.create_task(scraper.run(stop), name="scraper")
             if gpus is not None:
                 gpus.start()
@@ -74,7 +77,6 @@ async def run(settings: Settings, secrets: Secrets) -> None:
             if await _wait_for_topics(settings, secrets, stop):
                 topics_made.set()
                 group.create_task(tailer.run(stop), name="tailer")
-                group.create_task(buffer.run(stop), name="samples")
                 if await _first(tailer.ready, stop):
                     announce(listener)
                     _log.info("collecting", directories=[str(path) for path in directories])

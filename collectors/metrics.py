@@ -45,6 +45,13 @@ class Metrics:
         self.samples_dropped = self._counter(
             "samples_dropped", "Samples dropped because the buffer was full", "topic"
         )
+        self.spool_bytes = self._gauge("sample_spool_bytes", "Bytes of samples that wait on disk")
+        self.spool_full = self._gauge(
+            "sample_spool_full", "1 while samples are dropped because the spool is full: page on it"
+        )
+        self.spool_damaged_bytes = self._gauge(
+            "sample_spool_damaged_bytes", "Bytes of the spool that could not be read back"
+        )
         self.scrapes = self._counter("engine_scrapes", "Scrapes of engines", "instance", "result")
         self.engine_restarts = self._counter(
             "engine_restarts", "Times that an engine's counters began anew", "instance"

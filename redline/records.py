@@ -132,6 +132,10 @@ class GpuSample(Record, frozen=True, tag="gpu_sample"):
     temperature_c: int | None = None
     ecc_uncorrected_total: int | None = None
     xid: int | None = None
+    energy_delta_j: float | None = None  # since the last sample; None across a reset of energy_j
+    nvlink_tx_bytes: int | None = None  # since driver load, all links
+    nvlink_rx_bytes: int | None = None
+    processes: int | None = None  # compute processes
 
 
 class ProbeResult(Record, frozen=True, tag="probe"):
@@ -145,6 +149,10 @@ class ProbeResult(Record, frozen=True, tag="probe"):
     latency_us: int | None = None
     cold: bool = False
     error: str = ""
+    model: str = ""
+    instance: str = ""
+    proof: Literal["counter", "completion", ""] = ""  # how it is known that tokens come
+    healthy: bool | None = None  # the state after this result, by the thresholds; None: unknown
 
 
 class DeployEvent(Record, frozen=True, tag="deploy"):
@@ -299,6 +307,39 @@ class DeadLetter(Record, frozen=True, tag="dead_letter"):
     payload: bytes
 
 
+class CollectorCount(Record, frozen=True, tag="collector_count"):
+    """What one minute held, by one side of the reconciliation; a higher revision replaces.
+
+    ``published``: what Kafka acknowledged of one log, by ``ts_end_us``. ``engine``: how far the
+    engine's own counters rose. Rows of one minute, instance and side add up.
+    """
+
+    start_us: int  # of the minute
+    instance: str
+    side: Literal["published", "engine"]
+    part: int  # when this count was opened, µs: a minute that was closed may get another part
+    revision: int
+    log: str = ""  # of ``published``: a log has one writer
+    model: str = ""
+    version: str = ""
+    region: str = ""
+    requests: int = 0  # all records; of ``engine``: request_success_total
+    finished: int = 0  # those that request_success_total counts
+    aborted: int = 0  # the client left: no success counter has them, the token counters do
+    refused: int = 0  # 4xx and 5xx before the engine: no engine counter has them
+    failed: int = 0  # server failures
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    first_seq: int | None = None
+    last_seq: int | None = None
+    dropped: int = 0  # the writer says that it could not log them
+    lost_lines: int = 0  # numbers missing beyond that
+    dead_letters: int = 0  # lines that were no record
+    restarts: int = 0  # of ``published``: the writer began anew; of ``engine``: its counters did
+    samples: int = 0  # of ``engine``: scrapes that the rise rests on
+    complete: bool = True  # False: something of this minute is known to be missing here
+
+
 AnyRecord = (
     RequestRecord
     | EngineSample
@@ -313,6 +354,7 @@ AnyRecord = (
     | ActionEvent
     | AuditEntry
     | DeadLetter
+    | CollectorCount
 )
 
 RECORD_TYPES: tuple[type[Record], ...] = (
@@ -329,4 +371,5 @@ RECORD_TYPES: tuple[type[Record], ...] = (
     ActionEvent,
     AuditEntry,
     DeadLetter,
+    CollectorCount,
 )

@@ -123,7 +123,8 @@ class CollectorSettings(Section):
     gpu: GpuSettings = GpuSettings()
     batch_records_max: int = Field(1_000, ge=1, le=2_000)
     batch_age_ms: int = Field(500, ge=1)
-    # Log files are the spool while Kafka is away; this bounds deleted ones that are kept open.
+    # Log files are the spool while Kafka is away; this bounds deleted ones that are kept open, and
+    # as much again the samples on disk.
     spool_bytes_max: int = Field(256 * 1024 * 1024, ge=0)
 
 

@@ -13,6 +13,7 @@ from redline.records import (
     ActionEvent,
     AlertEvent,
     AuditEntry,
+    CollectorCount,
     DeadLetter,
     DeployEvent,
     EngineSample,
@@ -61,6 +62,10 @@ DEAD_LETTERS = Topic(
     "redline.dead-letters", DeadLetter, "json", "source", False, "delete", 30 * DAY_MS
 )
 
+COLLECTOR_COUNTS = Topic(
+    "redline.collector-counts", CollectorCount, "json", "instance", False, "delete", 7 * DAY_MS
+)
+
 TOPICS: tuple[Topic, ...] = (
     REQUESTS,
     ENGINES,
@@ -75,6 +80,7 @@ TOPICS: tuple[Topic, ...] = (
     ACTIONS,
     AUDIT,
     DEAD_LETTERS,
+    COLLECTOR_COUNTS,
 )
 
 # The alert machine's state: not a record of the table above but opaque snapshots by fingerprint.

@@ -27,6 +27,7 @@ from redline.topics import (
     ACTIONS,
     ALERTS,
     AUDIT,
+    COLLECTOR_COUNTS,
     DEAD_LETTERS,
     DEPLOYS,
     ENGINES,
@@ -51,7 +52,17 @@ from streams.spend import SpendWatch
 from streams.warehouse import Warehouse
 
 TABLE = "state"
-SINKS = (GPUS, PROBES, DEPLOYS, DEAD_LETTERS, ALERTS, ACTIONS, AUDIT, SIGNALS)
+SINKS = (
+    GPUS,
+    PROBES,
+    DEPLOYS,
+    DEAD_LETTERS,
+    ALERTS,
+    ACTIONS,
+    AUDIT,
+    SIGNALS,
+    COLLECTOR_COUNTS,
+)
 SINK_MESSAGES_MAX = 8
 _LAST_DELIVERY_S = 1.5
 
