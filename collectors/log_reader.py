@@ -11,9 +11,15 @@ from typing import NamedTuple
 
 from collectors.batches import Limits, Run, encode, gather, is_due
 from collectors.checkpoint import SOURCE_HEADER, FileKey, Mark, Source, encode_source
-from collectors.lines import LINE_BYTES_MAX, split
+from collectors.lines import LINE_BYTES_MAX, Position, split
 from collectors.log_file import LogFile
-from collectors.request_log import WriterSequence, read_lines
+from collectors.request_log import (
+    Reading,
+    Translate,
+    WriterSequence,
+    read_block,
+    read_lines,
+)
 from collectors.rotation import Listed, reading_order
 from redline.ports import Message
 
@@ -34,17 +40,15 @@ class Step(NamedTuple):
     """What one step read. ``outgoing`` is in order. ``progressed`` says that more may follow."""
 
     outgoing: list[Outgoing]
+    reading: Reading | None = None
     progressed: bool = False
-    lines: int = 0
-    dead_letters: int = 0
-    lost_lines: int = 0
-    writer_restarts: int = 0
 
 
 class LogReader:
     """One writer's files.
 
-    ``lookup`` says how far a file is published. ``truncations`` and ``lost_files`` count what was
+    ``lookup`` says how far a file is published. ``translate`` reads lines that are not
+    RequestRecords; None where all are. ``truncations`` and ``lost_files`` count what was
     noticed; both are losses that nobody can undo.
     """
 
@@ -54,6 +58,7 @@ class LogReader:
         limits: Limits,
         held_bytes_max: int,
         lookup: Callable[[FileKey], Mark | None],
+        translate: Translate | None = None,
     ) -> None:
         self.name = name
         self.truncations = 0
@@ -61,6 +66,7 @@ class LogReader:
         self._limits = limits
         self._held_bytes_max = held_bytes_max
         self._lookup = lookup
+        self._translate = translate
         self._files: dict[int, LogFile] = {}  # oldest first
         self._sequence = WriterSequence()
         self._run: Run | None = None
@@ -151,19 +157,34 @@ class LogReader:
             return None
         window = file.window(READ_BYTES)
         at_end = len(window) < READ_BYTES
-        position, lines = split(file.read, window, LINE_BYTES_MAX, ended=ended and at_end)
+        position, reading = self._parse(file, window, now_us, ended=ended and at_end)
         if position == file.read:
             file.looked_bytes = file.size_bytes
             return None
         file.read = position
-        self._sequence, reading = read_lines(self._sequence, lines, file.path, now_us)
         outgoing = self._close_run() if self._run_file is not file else []
         self._run_file = file
         self._run, closed = gather(self._run, reading.entries, self._limits, now_us)
         for run in closed:
             outgoing += _encode_run(run, file, self.name)
-        dead = sum(bool(entry.topic.encoding == "json") for entry in reading.entries)
-        return Step(outgoing, True, len(lines), dead, reading.lost_lines, reading.restarts)
+        return Step(outgoing, reading, progressed=True)
+
+    def _parse(
+        self, file: LogFile, window: bytes, now_us: int, *, ended: bool
+    ) -> tuple[Position, Reading]:
+        """Read the lines of ``window``: all at once if they are plain ones, else one by one."""
+        if self._translate is None and not file.read.inside:
+            lines = window.split(b"\n")
+            unfinished = lines.pop()
+            found = read_block(self._sequence, file.read.offset, lines)
+            if found is not None:
+                self._sequence, reading = found
+                return Position(file.read.offset + len(window) - len(unfinished)), reading
+        position, cut = split(file.read, window, LINE_BYTES_MAX, ended=ended)
+        self._sequence, reading = read_lines(
+            self._sequence, cut, file.path, now_us, translate=self._translate
+        )
+        return position, reading
 
     def _close_run(self) -> list[Outgoing]:
         run, file = self._run, self._run_file

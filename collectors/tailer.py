@@ -265,10 +265,13 @@ class Tailer:
         return self._marks.get(key)
 
     def _count(self, step: Step) -> None:
-        self._metrics.lines.inc(step.lines)
-        self._metrics.dead_letters.inc(step.dead_letters)
-        self._metrics.lost_lines.inc(step.lost_lines)
-        self._metrics.writer_restarts.inc(step.writer_restarts)
+        if step.reading is None:
+            return
+        self._metrics.lines.inc(step.reading.lines)
+        self._metrics.dead_letters.inc(step.reading.dead_letters)
+        self._metrics.lost_lines.inc(step.reading.lost_lines)
+        self._metrics.writer_restarts.inc(step.reading.restarts)
+        self._metrics.writer_dropped.inc(step.reading.dropped)
 
     def _report_depth(self) -> None:
         self._metrics.logs.set(len(self._readers))

@@ -58,7 +58,7 @@ class Bench:
     def step(self, *, die_after: int | None = None) -> bool:
         """One step, published; ``die_after`` so many messages the process is killed."""
         step = self.reader.step(self.now_us)
-        self.lost_lines += step.lost_lines
+        self.lost_lines += step.reading.lost_lines if step.reading else 0
         for number, outgoing in enumerate(step.outgoing):
             if number == die_after:
                 break
