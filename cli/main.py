@@ -132,6 +132,52 @@ def deploy_mark(
     raise typer.Exit(run_mark(mark, url, config, time.time_ns() // 1000, as_json=json))
 
 
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="A model directory, or a name on the hub.")],
+    extra: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- VLLM ARGUMENTS]", help="For vLLM; they win.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="fp8, fp8-kv or bf16.")] = "fp8",
+    python: Annotated[
+        Path | None, typer.Option(help="The Python that has vLLM. Default: this one.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    max_model_len: Annotated[int, typer.Option(help="Longest context, tokens.", min=1)] = 4096,
+    instance: Annotated[str, typer.Option(help="Engine's name. Default: host name and port.")] = "",
+    served_name: Annotated[str, typer.Option(help="What clients call the model.")] = "",
+    model_version: Annotated[str, typer.Option(help="Version that requests are filed under.")] = "",
+    region: Annotated[str, typer.Option(help="Region that requests are filed under.")] = "",
+    canary: Annotated[bool, typer.Option(help="Mark its requests as a canary's.")] = False,
+    log_dir: Annotated[
+        Path | None, typer.Option(help="Request logs. Default: where the collectors look.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the command and stop.")] = False,
+    config: Config = None,
+) -> None:
+    """Start vLLM by a profile, with one exact record per request."""
+    from cli.serve import ServeOptions, run_serve
+
+    options = ServeOptions(
+        model=model,
+        extra=tuple(extra or ()),
+        profile=profile,
+        python=python,
+        host=host,
+        port=port,
+        max_model_len=max_model_len,
+        instance=instance,
+        served_name=served_name,
+        model_version=model_version,
+        region=region,
+        canary=canary,
+        log_dir=log_dir,
+        dry_run=dry_run,
+    )
+    raise typer.Exit(run_serve(options, config))
+
+
 def main() -> None:
     """Entry point: a Fault becomes one clear line and exit code 2."""
     try:

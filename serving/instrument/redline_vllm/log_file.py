@@ -120,7 +120,8 @@ class LogFile:
 
 def _take_slot(folder: Path) -> tuple[int, Path]:
     for slot in range(SLOTS_MAX):
-        lock = os.open(folder / f".requests-{slot}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        name = folder / f".requests-{slot}.lock"
+        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -69,8 +69,8 @@ class RequestLogMiddleware:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except asyncio.CancelledError:
-            # vLLM cancels what it serves when it stops; a client that left was seen before that.
-            http.gone = http.gone or not http.done
+            # A client that left was seen before this, so this is the server stopping.
+            http.stopped = not http.gone and not http.done
             raise
         except BaseException as error:
             http.exception = type(error).__name__

@@ -47,7 +47,7 @@ class RequestStatLogger(AggregateStatLoggerBase):
     ) -> None:
         """Queue the requests that ended in this step of an engine."""
         hub = self._hub
-        if hub is None or iteration_stats is None:
+        if hub is None or not hub.enabled or iteration_stats is None:
             return
         try:
             for finished in iteration_stats.finished_requests:
