@@ -32,24 +32,56 @@ def log_directories(settings: CollectorSettings, data_dir: Path) -> list[Path]:
         default.mkdir(parents=True, exist_ok=True)
         return [default.resolve()]
     for number, path in enumerate(settings.log_directories):
-        field = f"collectors.log_directories.{number}"
-        if not path.exists():
-            fix = f"create it (mkdir -p {path}) or correct the path"
-            raise ConfigFault(field, str(path), "the directory does not exist", fix)
-        if not path.is_dir():
-            raise ConfigFault(field, str(path), "not a directory", "name the directory of the logs")
-        if not os.access(path, os.R_OK | os.X_OK):
-            fix = "let this user read it (chmod a+rx) or run as one who can"
-            raise ConfigFault(field, str(path), "the directory cannot be read", fix)
+        _check_directory(f"collectors.log_directories.{number}", path)
     return list(dict.fromkeys(path.resolve() for path in settings.log_directories))
 
 
-class DirectoryScan:
-    """Lists the log files again and again. ``errors`` holds what could not be listed, and why."""
+def source_directories(settings: CollectorSettings, taken: Iterable[Path]) -> list[Path]:
+    """The directories of ``log_sources``, real paths, in order.
 
-    def __init__(self, directories: Iterable[Path], pattern: str) -> None:
-        self._directories = [str(path) for path in directories]
-        self._pattern = pattern
+    Raises:
+        ConfigFault: one is missing, cannot be read, or its lines would be read by two.
+    """
+    others = list(taken)
+    found: list[Path] = []
+    for number, source in enumerate(settings.log_sources):
+        field = f"collectors.log_sources.{number}.directory"
+        _check_directory(field, source.directory)
+        path = source.directory.resolve()
+        for other in others:
+            if path.is_relative_to(other) or other.is_relative_to(path):
+                fix = "give each source a directory of its own"
+                raise ConfigFault(field, str(path), f"{other} is read as well", fix)
+        found.append(path)
+        others.append(path)
+    return found
+
+
+def _check_directory(field: str, path: Path) -> None:
+    if not path.exists():
+        fix = f"create it (mkdir -p {path}) or correct the path"
+        raise ConfigFault(field, str(path), "the directory does not exist", fix)
+    if not path.is_dir():
+        raise ConfigFault(field, str(path), "not a directory", "name the directory of the logs")
+    if not os.access(path, os.R_OK | os.X_OK):
+        fix = "let this user read it (chmod a+rx) or run as one who can"
+        raise ConfigFault(field, str(path), "the directory cannot be read", fix)
+
+
+class DirectoryScan:
+    """Lists the log files again and again. ``errors`` holds what could not be listed, and why.
+
+    ``others`` are directories with a pattern of their own.
+    """
+
+    def __init__(
+        self,
+        directories: Iterable[Path],
+        pattern: str,
+        others: Iterable[tuple[Path, str]] = (),
+    ) -> None:
+        watched = [*((path, pattern) for path in directories), *others]
+        self._watched = [(str(path), pattern) for path, pattern in watched]
         self._last: Listing = {}
         self.errors: dict[str, str] = {}
 
@@ -66,16 +98,16 @@ class DirectoryScan:
     def _look(self) -> Listing:
         self.errors = {}
         found: dict[str, list[Listed]] = {}
-        for directory in self._directories:
-            for folder in self._list_folder(directory, found):
-                self._list_folder(folder, found)
+        for directory, pattern in self._watched:
+            for folder in self._list_folder(directory, pattern, found):
+                self._list_folder(folder, pattern, found)
         listing = {name: tuple(files) for name, files in found.items()}
         for name, files in self._last.items():
             if name not in listing and any(name.startswith(path + os.sep) for path in self.errors):
                 listing[name] = files
         return listing
 
-    def _list_folder(self, folder: str, found: dict[str, list[Listed]]) -> list[str]:
+    def _list_folder(self, folder: str, pattern: str, found: dict[str, list[Listed]]) -> list[str]:
         """Add the log files of ``folder`` to ``found``; return its sub-folders."""
         folders: list[str] = []
         try:
@@ -83,7 +115,7 @@ class DirectoryScan:
                 for entry in entries:
                     if entry.is_dir():
                         folders.append(entry.path)
-                    elif fnmatch.fnmatchcase(entry.name, self._pattern):
+                    elif fnmatch.fnmatchcase(entry.name, pattern):
                         self._add_file(folder, entry, found)
         except OSError as error:
             self.errors[folder] = str(error)

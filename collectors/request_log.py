@@ -20,8 +20,9 @@ from redline.errors import RecordInvalid
 from redline.records import DeadLetter, RequestRecord
 from redline.topics import DEAD_LETTERS, REQUESTS
 
-# The line and the number that it has in its log, to the record, or to why it is none.
-Translate = Callable[[bytes, int], RequestRecord | str]
+# The line and the number that it has in its log, to the record, or to why it is none. None: the
+# line is about something else than a request, and takes no number.
+Translate = Callable[[bytes, int], RequestRecord | str | None]
 
 _seq_of = attrgetter("seq")
 _instance_of = attrgetter("instance")
@@ -108,6 +109,8 @@ def read_lines(
     lost = restarts = letters = dropped = 0
     for line in lines:
         record = _record_or_reason(line, translate, (last or 0) + dead + 1)
+        if record is None:
+            continue
         if isinstance(record, str):
             dead += 1
             letters += 1
@@ -131,7 +134,9 @@ def read_lines(
     return WriterSequence(last, dead), reading
 
 
-def _record_or_reason(line: Line, translate: Translate | None, number: int) -> RequestRecord | str:
+def _record_or_reason(
+    line: Line, translate: Translate | None, number: int
+) -> RequestRecord | str | None:
     if line.fault:
         return line.fault
     if translate is not None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from collectors.batches import Limits
@@ -22,6 +23,7 @@ from collectors.checkpoint_file import CheckpointFile
 from collectors.directories import DirectoryScan, Listing
 from collectors.log_reader import LogReader, Outgoing, Step
 from collectors.metrics import Metrics
+from collectors.request_log import Translate
 from redline.errors import DeliveryFailed
 from redline.log import get_logger
 from redline.ports import Publisher
@@ -60,7 +62,10 @@ class ReadBack(Protocol):
 
 
 class Tailer:
-    """The shell around the log readers. ``ready`` is set once Kafka has been read back."""
+    """The shell around the log readers. ``ready`` is set once Kafka has been read back.
+
+    ``translates`` says for directories whose lines are not RequestRecords how to read them.
+    """
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class Tailer:
         limits: Limits,
         held_bytes_max: int,
         metrics: Metrics,
+        translates: Mapping[str, Translate] | None = None,
     ) -> None:
         self.ready = asyncio.Event()
         self.reason = "reading back what Kafka has"
@@ -81,6 +87,7 @@ class Tailer:
         self._limits = limits
         self._held_bytes_max = held_bytes_max
         self._metrics = metrics
+        self._translates = translates or {}
         self._marks: dict[FileKey, Mark] = {}
         self._gone_since_us: dict[FileKey, int] = {}
         self._frontier: Frontier | None = None
@@ -163,7 +170,11 @@ class Tailer:
         for name in listing:
             if name not in self._readers:
                 self._readers[name] = LogReader(
-                    name, self._limits, self._held_bytes_max, self._lookup
+                    name,
+                    self._limits,
+                    self._held_bytes_max,
+                    self._lookup,
+                    self._translate_of(name),
                 )
         for name, reader in list(self._readers.items()):
             # a listing that began while the log was read may show less than was read
@@ -260,6 +271,17 @@ class Tailer:
         self._dirty = False
         self._saved_s = time.monotonic()
         await asyncio.to_thread(self._file.save, checkpoint)
+
+    def is_published(self, inode: int, size_bytes: int) -> bool:
+        """Whether Kafka acknowledged all of a file that has so many bytes and grows no more."""
+        marks = self._marks.values()
+        return any(mark.inode == inode and mark.offset >= size_bytes for mark in marks)
+
+    def _translate_of(self, name: str) -> Translate | None:
+        for directory, translate in self._translates.items():
+            if name.startswith(directory + os.sep):
+                return translate
+        return None
 
     def _lookup(self, key: FileKey) -> Mark | None:
         return self._marks.get(key)

@@ -72,6 +72,7 @@ class RequestRecord(Record, frozen=True, tag="request"):
     precision: Precision = "unknown"
     canary: bool = False
     dropped_before: int = 0  # requests that the writer could not log since its last line
+    tokens_known: bool = True  # False: the source does not say, and the token fields are no zeros
 
     @property
     def series(self) -> Series:

@@ -111,6 +111,30 @@ class GpuSettings(Section):
     instances: dict[str, str] = {}  # GPU UUID → the engine instance that it serves
 
 
+class LogSource(Section):
+    """JSON access logs of something in front of the engines. What is set here wins over a line."""
+
+    directory: Path
+    mapping: str  # litellm, nginx, envoy, or the path of a mapping file
+    pattern: str = "*.log*"
+    instance: str = ""
+    model: str = ""
+    version: str = ""
+    region: str = ""
+    tenant: str = ""
+    precision: Literal["fp8", "bf16", "fp16", "int8", "int4", "unknown"] = "unknown"
+
+
+class OtlpSettings(Section):
+    """The OTLP/HTTP receiver of vLLM's spans. Beyond loopback it wants the API token."""
+
+    enabled: bool = False
+    host: str = LOOPBACK
+    port: int = 4318
+    body_bytes_max: int = Field(16 * 1024 * 1024, ge=1_024)
+    spool_bytes_max: int = Field(256 * 1024 * 1024, ge=1_024)  # spans that Kafka did not take yet
+
+
 class CollectorSettings(Section):
     """What is collected on this machine."""
 
@@ -118,6 +142,8 @@ class CollectorSettings(Section):
     port: int = 7603  # /healthz, /metrics, POST /deploys
     log_directories: list[Path] = []  # rotated NDJSON request logs; <data_dir>/logs if empty
     log_pattern: str = "*.ndjson*"
+    log_sources: list[LogSource] = []
+    otlp: OtlpSettings = OtlpSettings()
     engines: list[EngineTarget] = []
     engine_poll_s: float = Field(1.0, gt=0)
     gpu: GpuSettings = GpuSettings()
