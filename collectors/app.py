@@ -13,6 +13,7 @@ from collectors.http import create_app
 from collectors.kafka_publisher import KafkaPublisher, wait_for_topics
 from collectors.kafka_read_back import KafkaReadBack
 from collectors.metrics import Metrics
+from collectors.prober import Prober
 from collectors.sample_spool import SampleSpool
 from collectors.samples import SampleBuffer, gpu_entry
 from collectors.scraper import EngineScraper
@@ -52,8 +53,9 @@ async def run(settings: Settings, secrets: Secrets) -> None:
         mine.spool_bytes_max,
         metrics,
     )
-    spool = SampleSpool(settings.data_dir / "collectors" / "spool", mine.spool_bytes_max)
-    buffer = SampleBuffer(publisher, spool, limits, metrics)
+    samples_folder = settings.data_dir / "collectors" / "spool"
+    sample_spool = SampleSpool(samples_folder, mine.spool_bytes_max)
+    buffer = SampleBuffer(publisher, sample_spool, limits, metrics)
     topics_made = asyncio.Event()
 
     def not_ready() -> str:
@@ -66,11 +68,13 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     stop = stop_event()
     gpus = _gpu_thread(settings, buffer, metrics)
     scraper = EngineScraper(mine.engines, mine.engine_poll_s, buffer.add, metrics)
+    prober = Prober(mine.probes, secrets.probe_api_key.get_secret_value(), buffer.add, metrics)
     await server.start(listener)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(buffer.run(stop, topics_made), name="samples")
             group.create_task(scraper.run(stop), name="scraper")
+            group.create_task(prober.run(stop), name="prober")
             if gpus is not None:
                 gpus.start()
             # What measures begins at once; what publishes, once Kafka is there.

@@ -56,6 +56,16 @@ class Metrics:
         self.engine_restarts = self._counter(
             "engine_restarts", "Times that an engine's counters began anew", "instance"
         )
+        self.probes = self._counter("probes", "Probes by their result", "target", "kind", "result")
+        self.target_healthy = self._gauge(
+            "probe_target_healthy", "1 or 0, by the thresholds", "target", "region"
+        )
+        self.region_healthy = self._gauge(
+            "region_healthy", "1 while more than 18 % of the region's targets are", "region"
+        )
+        self.region_failover_s = self._gauge(
+            "region_failover_s", "Worst case from a loss until clients go elsewhere", "region"
+        )
         self.gpus = self._gauge("gpus", "GPUs that answer")
         self.gpus_lost = self._gauge("gpus_lost", "GPUs that fell off the bus or need a reset")
         self.gpu_failures = self._counter("gpu_failures", "Calls to NVML that failed", "reason")
@@ -63,5 +73,5 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"redline_collectors_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"redline_collectors_{name}", text, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"redline_collectors_{name}", text, labels, registry=self.registry)

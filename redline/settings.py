@@ -100,6 +100,27 @@ class EngineTarget(Section):
     engine: EngineKind | None = None  # None: what its metrics page shows
 
 
+class ProbeSettings(Section):
+    """One probe of one target: an engine, or what stands in front of a region's engines."""
+
+    target: str = Field(min_length=1)  # the name under which results are stored
+    kind: Literal["health", "first_token", "keep_warm"]
+    url: str
+    model: str
+    instance: str = ""  # the engine behind the url, where there is one: its counter proves tokens
+    region: str = ""
+    engine: EngineKind | None = None
+    interval_s: float = Field(30.0, gt=0)
+    failure_threshold: int = Field(3, ge=1, le=10)
+    success_threshold: int = Field(3, ge=1, le=10)
+    timeout_s: float = Field(6.0, gt=0)
+    first_token_s_max: float = Field(2.0, gt=0)  # first_token: slower is a failure, and cold
+    cold_after_s: float = Field(300.0, gt=0)  # first_token: idle for longer is cold
+    keep_warm_after_s: float = Field(120.0, gt=0)  # keep_warm: idle for longer gets a request
+    warm_replicas_min: int = Field(1, ge=1)  # keep_warm: per model and region
+    dns_ttl_s: float = Field(60.0, ge=0)  # health: for the failover time that is shown
+
+
 class GpuSettings(Section):
     """Polling of NVML. ``nvml_module`` is what answers as pynvml does."""
 
@@ -147,6 +168,7 @@ class CollectorSettings(Section):
     engines: list[EngineTarget] = []
     engine_poll_s: float = Field(1.0, gt=0)
     gpu: GpuSettings = GpuSettings()
+    probes: list[ProbeSettings] = []  # each is a request with a cost; none by default
     batch_records_max: int = Field(1_000, ge=1, le=2_000)
     batch_age_ms: int = Field(500, ge=1)
     # Log files are the spool while Kafka is away; this bounds deleted ones that are kept open, and
@@ -289,6 +311,7 @@ class Secrets(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_prefix="REDLINE_")
 
     api_token: SecretStr = SecretStr("")  # for every call that changes state
+    probe_api_key: SecretStr = SecretStr("")  # of engines that ask probes for one
     kafka_password: SecretStr = SecretStr("")
     clickhouse_password: SecretStr = SecretStr("")
     slack_bot_token: SecretStr = SecretStr("")
