@@ -178,6 +178,25 @@ def serve(
     raise typer.Exit(run_serve(options, config))
 
 
+source = typer.Typer(no_args_is_help=True, help="Access logs of what stands before the engines.")
+app.add_typer(source, name="source")
+
+
+@source.command("check")
+def source_check(
+    logfile: Annotated[Path, typer.Argument(help="A JSON access log.")],
+    mapping: Annotated[str, typer.Option(help="litellm, nginx, envoy, or a mapping file.")],
+    lines: Annotated[int, typer.Option("-n", help="Show so many records and errors.")] = 5,
+    instance: Annotated[str, typer.Option(help="As in collectors.log_sources.")] = "",
+    model: Annotated[str, typer.Option(help="As in collectors.log_sources.")] = "",
+) -> None:
+    """Show what a mapping makes of a log. Exit 1 if lines cannot be read."""
+    from cli.source import run_source_check
+
+    fixed = {"instance": instance, "model": model}
+    raise typer.Exit(run_source_check(mapping, logfile, lines, fixed))
+
+
 def main() -> None:
     """Entry point: a Fault becomes one clear line and exit code 2."""
     try:

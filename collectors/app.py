@@ -13,10 +13,12 @@ from collectors.http import create_app
 from collectors.kafka_publisher import KafkaPublisher, wait_for_topics
 from collectors.kafka_read_back import KafkaReadBack
 from collectors.metrics import Metrics
+from collectors.otlp.app import OtlpReceiver, spool_folder
 from collectors.prober import Prober
 from collectors.sample_spool import SampleSpool
 from collectors.samples import SampleBuffer, gpu_entry
 from collectors.scraper import EngineScraper
+from collectors.sources.app import open_sources
 from collectors.tailer import Tailer
 from redline.log import get_logger
 from redline.records import GpuSample
@@ -38,6 +40,9 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     mine = settings.collectors
     listener = bind("collectors", mine.host, mine.port, "collectors.port")
     directories = log_directories(mine, settings.data_dir)
+    watched, translates = open_sources(mine, directories)
+    if mine.otlp.enabled:
+        watched.append((spool_folder(settings.data_dir), mine.log_pattern))
     checkpoint_file = CheckpointFile(settings.data_dir / "collectors")
     metrics = Metrics()
     limits = Limits(mine.batch_records_max, mine.batch_age_ms * 1_000)
@@ -45,13 +50,14 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     log_publisher = KafkaPublisher(settings.kafka, secrets)
     publisher = KafkaPublisher(settings.kafka, secrets)
     tailer = Tailer(
-        DirectoryScan(directories, mine.log_pattern),
+        DirectoryScan(directories, mine.log_pattern, watched),
         checkpoint_file,
         log_publisher,
         KafkaReadBack(settings.kafka, secrets),
         limits,
         mine.spool_bytes_max,
         metrics,
+        translates,
     )
     samples_folder = settings.data_dir / "collectors" / "spool"
     sample_spool = SampleSpool(samples_folder, mine.spool_bytes_max)
@@ -69,6 +75,10 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     gpus = _gpu_thread(settings, buffer, metrics)
     scraper = EngineScraper(mine.engines, mine.engine_poll_s, buffer.add, metrics)
     prober = Prober(mine.probes, secrets.probe_api_key.get_secret_value(), buffer.add, metrics)
+    receiver = OtlpReceiver(
+        mine.otlp, settings.data_dir, token, tailer.is_published, metrics.registry
+    )
+    await receiver.start()
     await server.start(listener)
     try:
         async with asyncio.TaskGroup() as group:
@@ -88,7 +98,9 @@ async def run(settings: Settings, secrets: Secrets) -> None:
         if gpus is not None and gpus.is_alive():
             gpus.stop()
             await asyncio.to_thread(gpus.join, JOIN_S)
-        await asyncio.gather(publisher.close(), log_publisher.close(), server.stop())
+        await asyncio.gather(
+            publisher.close(), log_publisher.close(), server.stop(), receiver.stop()
+        )
         checkpoint_file.close()
 
 
