@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from redline_vllm.body import read_error
 from redline_vllm.halves import EngineHalf, HttpHalf
-from redline_vllm.joiner import Joined
+from redline_vllm.joiner import Joined, engine_ids
 from redline_vllm.record import FINISH_REASONS, FinishReason, Precision, RequestRecord
 from redline_vllm.routes import endpoint_of
 
@@ -73,6 +73,7 @@ def record_of(joined: Joined, identity: Identity, tenant: str, api_key_hash: str
         preemptions=min(sum(half.preemptions for half in engine), 65_535),
         precision=identity.precision,
         canary=identity.canary,
+        tokens_known=_tokens_known(joined),
     )
 
 
@@ -136,6 +137,14 @@ def _tokens(joined: Joined) -> tuple[int, int, int]:
         return counted
     # No engine half and no usage: a chunk is a token, but for the one that opens the answer.
     return (0, 0, max(0, http.chunks - 1))
+
+
+def _tokens_known(joined: Joined) -> bool:
+    """Whether somebody counted them, or the request never came to the engine."""
+    http = joined.http
+    if joined.complete or getattr(http.metadata, "final_usage_info", None) is not None:
+        return True
+    return not engine_ids(http) and not (http.sse and http.status_code < 400)
 
 
 def _finish_reason(joined: Joined) -> FinishReason:

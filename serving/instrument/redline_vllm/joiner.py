@@ -1,4 +1,4 @@
-# mypy: disable-error-code="import-not-found"
+# mypy: disable-error-code="import-not-found, no-any-return"
 """Core: joins the halves of a request by vLLM's request id.
 
 The HTTP half knows which ids the engine will use: ``chatcmpl-R`` for a chat, ``cmpl-R-0`` and on
@@ -29,17 +29,29 @@ class Joined(NamedTuple):
 
 
 class _Waiting:
-    __slots__ = ("deadline_s", "engine", "expected", "http", "ids", "over")
+    """``missing`` is how many halves may still come under each id."""
 
-    def __init__(
-        self, http: HttpHalf, ids: tuple[str, ...], expected: int, deadline_s: float
-    ) -> None:
+    __slots__ = ("deadline_s", "engine", "expected", "http", "ids", "missing", "over")
+
+    def __init__(self, http: HttpHalf, ids: tuple[str, ...], deadline_s: float) -> None:
+        facts = http.facts
+        # Tool calls make turns of a response that nobody announced.
+        each = _TURNS_MAX if http.path == "/v1/responses" else facts.choices
         self.http = http
         self.ids = ids
-        self.expected = expected
+        self.missing = dict.fromkeys(ids, each)
+        self.expected: int = facts.choices * facts.prompts
         self.engine: list[EngineHalf] = []
         self.deadline_s = deadline_s
         self.over = False
+
+    @property
+    def complete(self) -> bool:
+        return len(self.engine) >= self.expected
+
+    def take(self, half: EngineHalf) -> None:
+        self.engine.append(half)
+        self.missing[half.engine_request_id] -= 1
 
 
 class Joiner:
@@ -58,20 +70,20 @@ class Joiner:
         ids = engine_ids(http)
         if not ids:
             return Joined(http, [], complete=False)
-        waiting = _Waiting(http, ids, http.facts.choices * http.facts.prompts, now + GRACE_S)
-        every_turn = http.path == "/v1/responses"  # tool calls make turns that nobody announced
+        waiting = _Waiting(http, ids, now + GRACE_S)
         for name in ids:
             halves = self._engine.get(name)
-            while halves and (every_turn or len(waiting.engine) < waiting.expected):
-                waiting.engine.append(halves.popleft()[1])
+            while halves and waiting.missing[name]:
+                waiting.take(halves.popleft()[1])
                 self._engine_count -= 1
                 if not halves:
                     del self._engine[name]
-        if len(waiting.engine) >= waiting.expected:
+        if waiting.complete:
             return Joined(http, waiting.engine, complete=True)
         self._waiting.append(waiting)
         for name in ids:
-            self._wanted.setdefault(name, deque()).append(waiting)
+            if waiting.missing[name]:
+                self._wanted.setdefault(name, deque()).append(waiting)
         return None
 
     def add_engine(self, half: EngineHalf, now: float) -> Joined | None:
@@ -79,8 +91,12 @@ class Joiner:
         name = half.engine_request_id
         if wanted := self._wanted.get(name):
             waiting = wanted[0]
-            waiting.engine.append(half)
-            return self._finish(waiting) if len(waiting.engine) >= waiting.expected else None
+            waiting.take(half)
+            if waiting.complete:
+                return self._finish(waiting)
+            if not waiting.missing[name]:
+                self._unwant(name, waiting)
+            return None
         self._engine.setdefault(name, deque()).append((now, half))
         self._engine_order.append((now, name))
         self._engine_count += 1
@@ -111,13 +127,15 @@ class Joiner:
     def _finish(self, waiting: _Waiting) -> Joined:
         waiting.over = True
         for name in waiting.ids:
-            wanted = self._wanted.get(name)
-            if wanted and waiting in wanted:
-                wanted.remove(waiting)
-                if not wanted:
-                    del self._wanted[name]
-        complete = len(waiting.engine) >= waiting.expected
-        return Joined(waiting.http, waiting.engine, complete)
+            self._unwant(name, waiting)
+        return Joined(waiting.http, waiting.engine, waiting.complete)
+
+    def _unwant(self, name: str, waiting: _Waiting) -> None:
+        wanted = self._wanted.get(name)
+        if wanted and waiting in wanted:
+            wanted.remove(waiting)
+            if not wanted:
+                del self._wanted[name]
 
 
 # What vLLM puts before a client's id, where it leaves no metadata in the scope.

@@ -54,3 +54,4 @@ class RequestRecord(msgspec.Struct, kw_only=True, tag_field="type", tag="request
     precision: Precision = "unknown"
     canary: bool = False
     dropped_before: int = 0
+    tokens_known: bool = True
