@@ -23,6 +23,7 @@ from redline.errors import RecordInvalid
 
 SOURCE_HEADER = "redline-source"
 VERSION = 1
+ANY_INODE = 0  # no file has it
 
 Offsets = dict[str, dict[int, int]]  # topic, partition: the next offset to look at
 
@@ -113,6 +114,14 @@ def read_sources(headers: Iterable[tuple[str, bytes]]) -> list[Source]:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 continue
     return sources
+
+
+def find(marks: Marks, key: FileKey) -> Mark | None:
+    """The mark of one file; with ANY_INODE the furthest one of a file that begins so."""
+    if key.inode != ANY_INODE:
+        return marks.get(key)
+    alike = (mark for mark in marks.values() if mark.head == key.head)
+    return max(alike, key=lambda mark: mark.offset, default=None)
 
 
 def merge(marks: Marks, found: Iterable[Mark]) -> dict[FileKey, Mark]:

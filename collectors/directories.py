@@ -101,7 +101,7 @@ class DirectoryScan:
         for directory, pattern in self._watched:
             for folder in self._list_folder(directory, pattern, found):
                 self._list_folder(folder, pattern, found)
-        listing = {name: tuple(files) for name, files in found.items()}
+        listing = {name: _without_copies(files) for name, files in found.items()}
         for name, files in self._last.items():
             if name not in listing and any(name.startswith(path + os.sep) for path in self.errors):
                 listing[name] = files
@@ -134,6 +134,16 @@ class DirectoryScan:
         base, number = parsed
         listed = Listed(entry.path, status.st_ino, status.st_size, number)
         found.setdefault(os.path.join(folder, base), []).append(listed)  # noqa: PTH118 - hot path
+
+
+def _without_copies(files: list[Listed]) -> tuple[Listed, ...]:
+    """``files`` without those that gzip is still writing: it deletes the original at the end."""
+    paths = {file.path for file in files}
+    return tuple(
+        file
+        for file in files
+        if not (file.path.endswith(".gz") and file.path.removesuffix(".gz") in paths)
+    )
 
 
 def _names(listing: Listing) -> dict[str, set[tuple[str, int]]]:

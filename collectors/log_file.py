@@ -18,7 +18,12 @@ State = Literal["same", "replaced", "gone"]
 
 
 class LogFile:
-    """What is known of one file. ``read`` is how far it is read, ``size_bytes`` as last listed."""
+    """What is known of one file. ``read`` is how far it is read, ``size_bytes`` as last listed.
+
+    ``shadowed`` says that the same lines are known under another file and must not be read twice.
+    """
+
+    packed = False
 
     def __init__(self, listed: Listed) -> None:
         self.path = listed.path
@@ -27,6 +32,7 @@ class LogFile:
         self.number = listed.number
         self.read = Position()
         self.head: str | None = None
+        self.shadowed = False
         self.looked_bytes = -1  # the size at which there was no whole line to read
         self.missing_since_us: int | None = None
         self._descriptor: int | None = None
@@ -45,6 +51,10 @@ class LogFile:
     def unread_bytes(self) -> int:
         """How much is left to read, by the last listing."""
         return max(0, self.size_bytes - self.read.offset)
+
+    def see(self, listed: Listed) -> None:
+        """Note what a listing shows."""
+        self.path, self.number, self.size_bytes = listed.path, listed.number, listed.size_bytes
 
     def check(self, *, ended: bool = False) -> State:
         """Open it if need be and see whether it is still the same file; refreshes ``size_bytes``.

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from collectors.batches import Limits, Run, encode, gather, is_due
-from collectors.checkpoint import SOURCE_HEADER, FileKey, Mark, Source, encode_source
+from collectors.checkpoint import ANY_INODE, SOURCE_HEADER, FileKey, Mark, Source, encode_source
 from collectors.lines import LINE_BYTES_MAX, Position, split
 from collectors.log_file import LogFile
+from collectors.packed_log_file import PackedLogFile, open_log_file
 from collectors.request_log import (
     Reading,
     Translate,
@@ -104,18 +105,21 @@ class LogReader:
             if not file.is_open and seen.number < file.number:
                 del self._files[inode]  # it was deleted, and its inode is a new file's now
                 continue
-            if seen.size_bytes < file.read.offset and file.check() == "replaced":
+            shrunk = not file.packed and seen.size_bytes < file.read.offset
+            if shrunk and file.check() == "replaced":
                 self.truncations += 1
                 self._replace(file)
             else:
-                file.path, file.number, file.size_bytes = seen.path, seen.number, seen.size_bytes
+                file.see(seen)
                 file.missing_since_us = None
         for inode in reading_order(tuple(self._files), listed):
             if inode not in self._files:
-                self._files[inode] = LogFile(shown[inode])
+                self._files[inode] = open_log_file(shown[inode])
+        self._order_packed()
         for file in list(self._files.values()):
             if file.head is None and file.size_bytes and file.missing_since_us is None:
                 self._identify(file, ended=False)
+        self._find_shadowed()
         self._limit_held()
 
     def step(self, now_us: int) -> Step:
@@ -191,6 +195,22 @@ class LogReader:
         self._run = None
         return _encode_run(run, file, self.name) if run and file else []
 
+    def _order_packed(self) -> None:
+        """Compressed files are the oldest, however late they appear."""
+        packed = [file for file in self._files.values() if file.packed]
+        plain = [file for file in self._files.values() if not file.packed]
+        packed.sort(key=lambda file: -file.number)
+        self._files = {file.inode: file for file in (*packed, *plain)}
+
+    def _find_shadowed(self) -> None:
+        """A compressed file waits while what it was made from is known: its mark still moves."""
+        plain = {file.head for file in self._files.values() if not file.packed}
+        for file in self._files.values():
+            if file.packed and file.head is not None:
+                was, file.shadowed = file.shadowed, file.head in plain
+                if was and not file.shadowed:
+                    self._resume(file)
+
     def _is_ended(self, file: LogFile) -> bool:
         """Whether the writer went on to a newer file: then nothing is added to this one."""
         newer = False
@@ -201,7 +221,7 @@ class LogReader:
         return False
 
     def _is_readable(self, file: LogFile) -> bool:
-        if not file.unread_bytes:
+        if not file.unread_bytes or file.shadowed:
             return False
         return file.looked_bytes != file.size_bytes or self._is_ended(file)
 
@@ -224,6 +244,9 @@ class LogReader:
 
     def _resume(self, file: LogFile) -> None:
         mark = self._lookup(file.key) if file.key else None
+        if isinstance(file, PackedLogFile) and file.head is not None:
+            mark = self._lookup(FileKey(ANY_INODE, file.head))
+            file.lineage_inode = mark.inode if mark else None
         file.rewind(mark)
         if mark is not None and mark.seq is not None:
             self._sequence = WriterSequence(mark.seq, mark.dead)
@@ -233,7 +256,7 @@ class LogReader:
         file.close()
         del self._files[file.inode]
         listed = Listed(file.path, file.inode, file.size_bytes, file.number)
-        self._files[file.inode] = LogFile(listed)
+        self._files[file.inode] = open_log_file(listed)
 
     def _miss(self, file: LogFile, now_us: int) -> None:
         if file.missing_since_us is None:
@@ -268,15 +291,16 @@ class LogReader:
 
 
 def _encode_run(run: Run, file: LogFile, log: str) -> list[Outgoing]:
-    assert file.head is not None
+    key = file.key
+    assert key is not None
     outgoing: list[Outgoing] = []
     for payload in encode(run):
         span = payload.span
         assert span is not None
         source = Source(
             log=log,
-            inode=file.inode,
-            head=file.head,
+            inode=key.inode,
+            head=key.head,
             start=span.start,
             offset=span.after.offset,
             inside=span.after.inside,

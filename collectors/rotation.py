@@ -2,8 +2,8 @@
 
 A log is one writer's file and what was rotated away from it: ``requests.ndjson``,
 ``requests.ndjson.1`` (newer), ``requests.ndjson.2`` (older). Files are told apart by inode, because
-rotation renames them. Compressed files are not read: they are old ones, read before they were
-compressed. Rotation by copying and cutting is not followed: it is noticed as a truncation, and it
+rotation renames them. A gzipped file (``requests.ndjson.2.gz``) is an old one; other compressions
+are not read. Rotation by copying and cutting is not followed: it is noticed as a truncation, and it
 loses lines whoever reads. This file refuses to touch the disk.
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 HEAD_BYTES_MAX = 1_024
 
 _NUMBERED = re.compile(r"(?P<base>.+)\.(?P<number>\d+)")
-_NOT_TEXT = (".gz", ".zst", ".xz", ".bz2", ".lz4", ".zip", ".tmp", ".swp")
+_NOT_TEXT = (".zst", ".xz", ".bz2", ".lz4", ".zip", ".tmp", ".swp")
 
 
 class Listed(NamedTuple):
@@ -33,6 +33,7 @@ def parse_name(name: str) -> tuple[str, int] | None:
     """The log's base name and the rotation number; None for what is not read."""
     if name.endswith(_NOT_TEXT) or name.startswith("."):
         return None
+    name = name.removesuffix(".gz")
     found = _NUMBERED.fullmatch(name)
     return (found["base"], int(found["number"])) if found else (name, 0)
 

@@ -18,7 +18,16 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from collectors.batches import Limits
-from collectors.checkpoint import Checkpoint, FileKey, Frontier, Mark, Offsets, Source, merge
+from collectors.checkpoint import (
+    Checkpoint,
+    FileKey,
+    Frontier,
+    Mark,
+    Offsets,
+    Source,
+    find,
+    merge,
+)
 from collectors.checkpoint_file import CheckpointFile
 from collectors.directories import DirectoryScan, Listing
 from collectors.log_reader import LogReader, Outgoing, Step
@@ -284,7 +293,7 @@ class Tailer:
         return None
 
     def _lookup(self, key: FileKey) -> Mark | None:
-        return self._marks.get(key)
+        return find(self._marks, key)
 
     def _count(self, step: Step) -> None:
         if step.reading is None:
