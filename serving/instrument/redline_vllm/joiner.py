@@ -149,7 +149,8 @@ _PREFIXES = {
 def engine_ids(http: HttpHalf) -> tuple[str, ...]:
     """The ids under which the engine knows this request; none if it never saw it."""
     status_code = http.final_status
-    if 400 <= status_code < 499:
+    full = http.status_code == 503 and not http.stopped  # --max-num-queued-reqs
+    if 400 <= status_code < 499 or full:
         return ()
     base = getattr(http.metadata, "request_id", None)
     if not isinstance(base, str):
