@@ -83,17 +83,30 @@ class DirectoryScan:
         watched = [*((path, pattern) for path in directories), *others]
         self._watched = [(str(path), pattern) for path, pattern in watched]
         self._last: Listing = {}
+        self._steady: Listing = {}  # of each log, what two looks in a row agreed on
         self.errors: dict[str, str] = {}
 
     def list_files(self) -> Listing:
-        """All log files, by log. Logs of a directory that cannot be listed keep their files."""
+        """All log files, by log. Logs of a directory that cannot be listed keep their files.
+
+        A log whose files are renamed faster than two looks agree keeps its last steady listing: in
+        a listing that misses a file, a newer one would be read before it.
+        """
         listing = self._look()
         for _ in range(_LOOKS_MAX):
             if _names(listing) == _names(self._last):
                 break
             self._last, listing = listing, self._look()
+        before, now = _names(self._last), _names(listing)
         self._last = listing
-        return listing
+        steady = {}
+        for name, files in listing.items():
+            if now[name] == before.get(name):
+                steady[name] = files
+            elif name in self._steady:
+                steady[name] = self._steady[name]
+        self._steady = steady
+        return steady
 
     def _look(self) -> Listing:
         self.errors = {}
