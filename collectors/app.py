@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
-from collectors.batches import Limits
+from collectors.batches import Entry, Limits
 from collectors.checkpoint_file import CheckpointFile
+from collectors.count_book import CountBook
+from collectors.count_reporter import CountReporter
 from collectors.directories import DirectoryScan, log_directories
 from collectors.gpu_thread import GpuThread
 from collectors.http import create_app
@@ -21,9 +24,9 @@ from collectors.scraper import EngineScraper
 from collectors.sources.app import open_sources
 from collectors.tailer import Tailer
 from redline.log import get_logger
-from redline.records import GpuSample
+from redline.records import EngineSample, GpuSample
 from redline.serve import Server, announce, bind, stop_event
-from redline.settings import Secrets, Settings
+from redline.settings import CollectorSettings, Secrets, Settings
 
 JOIN_S = 1.0
 
@@ -44,6 +47,8 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     if mine.otlp.enabled:
         watched.append((spool_folder(settings.data_dir), mine.log_pattern))
     checkpoint_file = CheckpointFile(settings.data_dir / "collectors")
+    saved = checkpoint_file.load()
+    counts = CountBook(saved.counts if saved else None)
     metrics = Metrics()
     limits = Limits(mine.batch_records_max, mine.batch_age_ms * 1_000)
     # apart, so that a deploy event that gives up waiting does not disturb the logs
@@ -58,6 +63,7 @@ async def run(settings: Settings, secrets: Secrets) -> None:
         mine.spool_bytes_max,
         metrics,
         translates,
+        counts,
     )
     samples_folder = settings.data_dir / "collectors" / "spool"
     sample_spool = SampleSpool(samples_folder, mine.spool_bytes_max)
@@ -73,8 +79,7 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     server = Server(create_app(publisher, metrics.registry, token, not_ready))
     stop = stop_event()
     gpus = _gpu_thread(settings, buffer, metrics)
-    scraper = EngineScraper(mine.engines, mine.engine_poll_s, buffer.add, metrics)
-    prober = Prober(mine.probes, secrets.probe_api_key.get_secret_value(), buffer.add, metrics)
+    measuring = _measuring(mine, secrets, buffer, counts, metrics)
     receiver = OtlpReceiver(
         mine.otlp, settings.data_dir, token, tailer.is_published, metrics.registry
     )
@@ -83,8 +88,8 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(buffer.run(stop, topics_made), name="samples")
-            group.create_task(scraper.run(stop), name="scraper")
-            group.create_task(prober.run(stop), name="prober")
+            for name, run_until in measuring.items():
+                group.create_task(run_until(stop), name=name)
             if gpus is not None:
                 gpus.start()
             # What measures begins at once; what publishes, once Kafka is there.
@@ -102,6 +107,30 @@ async def run(settings: Settings, secrets: Secrets) -> None:
             publisher.close(), log_publisher.close(), server.stop(), receiver.stop()
         )
         checkpoint_file.close()
+
+
+def _measuring(
+    mine: CollectorSettings,
+    secrets: Secrets,
+    buffer: SampleBuffer,
+    counts: CountBook,
+    metrics: Metrics,
+) -> dict[str, Callable[[asyncio.Event], Coroutine[Any, Any, None]]]:
+    """What runs from the start to the end, by name: scraper, probes, counts."""
+
+    def take_engine_samples(entries: Sequence[Entry]) -> None:
+        buffer.add(entries)
+        for entry in entries:
+            if isinstance(entry.record, EngineSample):
+                counts.add_sample(entry.record, entry.record.ts_us)
+
+    api_key = secrets.probe_api_key.get_secret_value()
+    scraper = EngineScraper(mine.engines, mine.engine_poll_s, take_engine_samples, metrics)
+    return {
+        "scraper": scraper.run,
+        "prober": Prober(mine.probes, api_key, buffer.add, metrics).run,
+        "counts": CountReporter(counts, buffer).run,
+    }
 
 
 def _gpu_thread(settings: Settings, buffer: SampleBuffer, metrics: Metrics) -> GpuThread | None:

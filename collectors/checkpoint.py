@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from collectors.count_book import CountState
+from collectors.counts import MessageCounts
 from collectors.lines import Position
 from redline.errors import RecordInvalid
 
@@ -61,6 +63,7 @@ class Source(Mark, frozen=True, kw_only=True, rename={"start": "from"}):
     """A mark and where it began: the bytes of a file that one message stands for."""
 
     start: int
+    counts: MessageCounts | None = None  # what the message holds; None of older builds
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +71,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     marks: list[Mark] = []
     offsets: Offsets = {}
+    counts: CountState = CountState()  # of exactly what the marks cover
     saved_us: int = 0
     version: int = VERSION
 
@@ -140,6 +144,22 @@ def merge(marks: Marks, found: Iterable[Mark]) -> dict[FileKey, Mark]:
                 dead=mark.dead,
             )
     return merged
+
+
+def ahead_of(marks: Marks, found: Iterable[Source]) -> list[Source]:
+    """The sources that ``marks`` do not cover, each once, in the order of each log."""
+    by_log: dict[str, dict[FileKey, dict[int, Source]]] = {}
+    for source in found:
+        held = marks.get(source.key)
+        if held is None or source.offset > held.offset:
+            by_log.setdefault(source.log, {}).setdefault(source.key, {})[source.offset] = source
+    return [
+        source
+        for files in by_log.values()
+        # older files have the lower numbers, whatever they are called now
+        for sources in sorted(files.values(), key=lambda one: min(s.seq or 0 for s in one.values()))
+        for _, source in sorted(sources.items())
+    ]
 
 
 class Frontier:

@@ -7,10 +7,12 @@ One step at a time, in whatever thread: it blocks on the disk. The state here is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from itertools import chain
+from typing import NamedTuple, cast
 
 from collectors.batches import Limits, Run, encode, gather, is_due
 from collectors.checkpoint import ANY_INODE, SOURCE_HEADER, FileKey, Mark, Source, encode_source
+from collectors.counts import MessageCounts, count_records
 from collectors.lines import LINE_BYTES_MAX, Position, split
 from collectors.log_file import LogFile
 from collectors.packed_log_file import PackedLogFile, open_log_file
@@ -23,6 +25,8 @@ from collectors.request_log import (
 )
 from collectors.rotation import Listed, reading_order
 from redline.ports import Message
+from redline.records import RequestRecord
+from redline.topics import REQUESTS
 
 READ_BYTES = 1024 * 1024
 FORGET_US = 60_000_000  # a listing may miss a file for a moment; forgetting it would read it twice
@@ -34,7 +38,7 @@ class Outgoing(NamedTuple):
 
     message: Message
     records: int
-    mark: Mark
+    mark: Source
 
 
 class Step(NamedTuple):
@@ -306,8 +310,17 @@ def _encode_run(run: Run, file: LogFile, log: str) -> list[Outgoing]:
             inside=span.after.inside,
             seq=span.seq,
             dead=span.dead,
+            counts=_counts(run),
         )
         headers = ((SOURCE_HEADER, encode_source(source)),)
         message = Message(run.topic, run.key, payload.value, headers)
         outgoing.append(Outgoing(message, payload.records, source))
     return outgoing
+
+
+def _counts(run: Run) -> MessageCounts:
+    """What each message of ``run`` holds: the requests, or one dead letter."""
+    if run.topic is not REQUESTS:
+        return MessageCounts(dead_letters=1)
+    records = list(chain.from_iterable(entry.records for entry in run.entries))
+    return count_records(cast("list[RequestRecord]", records))

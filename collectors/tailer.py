@@ -25,10 +25,12 @@ from collectors.checkpoint import (
     Mark,
     Offsets,
     Source,
+    ahead_of,
     find,
     merge,
 )
 from collectors.checkpoint_file import CheckpointFile
+from collectors.count_book import CountBook
 from collectors.directories import DirectoryScan, Listing
 from collectors.log_reader import LogReader, Outgoing, Step
 from collectors.metrics import Metrics
@@ -73,6 +75,7 @@ class ReadBack(Protocol):
 class Tailer:
     """The shell around the log readers. ``ready`` is set once Kafka has been read back.
 
+    ``counts`` must hold what the checkpoint file holds; it is saved there with the marks.
     ``translates`` says for directories whose lines are not RequestRecords how to read them.
     """
 
@@ -86,6 +89,7 @@ class Tailer:
         held_bytes_max: int,
         metrics: Metrics,
         translates: Mapping[str, Translate] | None = None,
+        counts: CountBook | None = None,
     ) -> None:
         self.ready = asyncio.Event()
         self.reason = "reading back what Kafka has"
@@ -97,6 +101,7 @@ class Tailer:
         self._held_bytes_max = held_bytes_max
         self._metrics = metrics
         self._translates = translates or {}
+        self._counts = counts or CountBook()
         self._marks: dict[FileKey, Mark] = {}
         self._gone_since_us: dict[FileKey, int] = {}
         self._frontier: Frontier | None = None
@@ -142,10 +147,12 @@ class Tailer:
         self._saved_us = None
         before = self._marks
         self._marks = merge(before, found)
-        ahead = sum(before.get(s.key) is None or before[s.key].offset < s.offset for s in found)
+        ahead = ahead_of(before, found)
+        # without a checkpoint nobody knows which of them a lost one had counted
+        self._counts.add_sources(ahead, time.time_ns() // 1000, known=offsets is not None)
         if ahead:
-            self._metrics.recovered.inc(ahead)
-            _log.info("recovered_from_kafka", messages=ahead)
+            self._metrics.recovered.inc(len(ahead))
+            _log.info("recovered_from_kafka", messages=len(ahead))
         self._frontier = Frontier(ends)
         for reader in self._readers.values():
             reader.rewind()
@@ -167,7 +174,8 @@ class Tailer:
                     self._working[name] = task
             self._report_depth()
             self._advance_now_and_then()
-            if self._dirty and time.monotonic() - self._saved_s > SAVE_S:
+            unsaved = self._dirty or self._counts.wants_saving
+            if unsaved and time.monotonic() - self._saved_s > SAVE_S:
                 await self._save()
             await self._pause(stop)
         try:
@@ -240,7 +248,9 @@ class Tailer:
             sent = list(group)
             ticket = self._frontier.begin()
             acknowledged = await self._publisher.publish([one.message for one in sent])
+            # no await from here on: a checkpoint has marks, counts and offsets of one moment
             self._marks = merge(self._marks, (one.mark for one in sent))
+            self._counts.add_sources([one.mark for one in sent], time.time_ns() // 1000)
             self._frontier.end(ticket, acknowledged)
             self._dirty = True
             topic = sent[0].message.topic.name
@@ -274,12 +284,17 @@ class Tailer:
                 del self._gone_since_us[key]
                 self._marks = {held: mark for held, mark in self._marks.items() if held != key}
         # taken together, without an await between: the offsets must not pass the marks
+        counts = self._counts.snapshot(now_us)
         checkpoint = Checkpoint(
-            marks=list(self._marks.values()), offsets=self._frontier.offsets(), saved_us=now_us
+            marks=list(self._marks.values()),
+            offsets=self._frontier.offsets(),
+            counts=counts,
+            saved_us=now_us,
         )
         self._dirty = False
         self._saved_s = time.monotonic()
         await asyncio.to_thread(self._file.save, checkpoint)
+        self._counts.saved(counts)
 
     def is_published(self, inode: int, size_bytes: int) -> bool:
         """Whether Kafka acknowledged all of a file that has so many bytes and grows no more."""
