@@ -36,6 +36,8 @@ _CLOCK_SM, _CLOCK_MEMORY = 1, 2
 _TEMPERATURE_GPU = 0
 _UNCORRECTED, _AGGREGATE = 1, 1
 _MIG_ENABLED = 1
+_NVLINK_DATA_TX, _NVLINK_DATA_RX = 138, 139  # NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_*, in KiB
+_ALL_LINKS = 0xFFFFFFFF
 
 
 class DriverGone(Exception):
@@ -67,6 +69,8 @@ class Device:
         self.cannot: dict[str, str] = {}
         self.failures: dict[str, str] = {}
         self.slow_values: dict[str, Any] = {}
+        self.energy_j: float | None = None
+        self.energy_resets = 0  # since the driver was loaded anew, or the counter ran over
 
 
 def sample(
@@ -103,7 +107,7 @@ def sample(
             device.slow_values.update(found)
         values.update(found)
     if not lost:
-        values = {**device.slow_values, **values}
+        values = {**device.slow_values, **values, "energy_delta_j": _energy_delta(device, values)}
     return GpuSample(
         ts_us=now_us,
         host=host,
@@ -116,6 +120,18 @@ def sample(
         xid=xid,
         **({} if lost else values),
     )
+
+
+def _energy_delta(device: Device, values: dict[str, Any]) -> float | None:
+    """What was used since the last sample: better than power, which sensors sample now and then."""
+    energy_j: float | None = values.get("energy_j")
+    before, device.energy_j = device.energy_j, energy_j
+    if energy_j is None or before is None:
+        return None
+    if energy_j < before:
+        device.energy_resets += 1
+        return None
+    return energy_j - before
 
 
 def devices(nvml: Any) -> list[Device]:
@@ -209,6 +225,24 @@ def _ecc(nvml: Any, handle: Any) -> dict[str, Any]:
     return {"ecc_uncorrected_total": int(total)}
 
 
+def _nvlink(nvml: Any, handle: Any) -> dict[str, Any]:
+    """Each field has a return code of its own, whatever the call's was."""
+    wanted = [(_NVLINK_DATA_TX, _ALL_LINKS), (_NVLINK_DATA_RX, _ALL_LINKS)]
+    found = nvml.nvmlDeviceGetFieldValues(handle, wanted)
+    codes = [one.nvmlReturn for one in found]
+    if all(codes):
+        raise nvml.NVMLError(codes[0])
+    names = ("nvlink_tx_bytes", "nvlink_rx_bytes")
+    return {
+        name: None if one.nvmlReturn else int(one.value.ullVal) * 1024
+        for name, one in zip(names, found, strict=True)
+    }
+
+
+def _processes(nvml: Any, handle: Any) -> dict[str, Any]:
+    return {"processes": len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))}
+
+
 FIELDS: tuple[Field, ...] = (
     Field("utilization", _utilization),
     Field("memory", _memory),
@@ -219,6 +253,8 @@ FIELDS: tuple[Field, ...] = (
     Field("throttle_reasons", _throttle_reasons),
     Field("temperature", _temperature),
     Field("ecc", _ecc, slow=True),
+    Field("nvlink", _nvlink, slow=True),
+    Field("processes", _processes, slow=True),
 )
 
 

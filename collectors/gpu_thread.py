@@ -6,6 +6,8 @@ It refuses to crash the collector, whatever NVML does.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import socket
 import threading
@@ -76,11 +78,19 @@ class GpuThread(threading.Thread):
         found = devices(nvml)
         for one in found:
             one.instance = self._settings.instances.get(one.mig or one.uuid, "")
-        events = _register_events(nvml, found)
+        events = self._register_events(nvml, found)
         self._warned.discard("nvml_unavailable")
         if len(found) != self._count:
             self._count = len(found)
             _log.info("gpus_found", gpus=self._count, names=sorted({one.name for one in found}))
+        try:
+            self._sample_all(nvml, events, found)
+        finally:
+            if events is not None:
+                with contextlib.suppress(AttributeError, nvml.NVMLError):
+                    nvml.nvmlEventSetFree(events)
+
+    def _sample_all(self, nvml: Any, events: Any, found: list[Device]) -> None:
         samples: list[GpuSample] = []
         slow_due_s = due_s = time.monotonic()
         while not self._stopping.is_set():
@@ -89,7 +99,7 @@ class GpuThread(threading.Thread):
                 slow_due_s = time.monotonic() + self._settings.slow_s
                 if any(one.lost for one in samples):
                     return
-            xids = _read_events(nvml, events)
+            xids = self._read_events(nvml, events, found)
             now_us = time.time_ns() // 1000
             samples = [
                 sample(nvml, one, self._host, xids.get(one.uuid), now_us, slow=slow)
@@ -109,6 +119,9 @@ class GpuThread(threading.Thread):
         else:
             self._warned.discard("gpu_lost")
         for device in found:
+            if device.energy_resets:
+                self._metrics.gpu_energy_resets.inc(device.energy_resets)
+                device.energy_resets = 0
             for field, reason in device.failures.items():
                 self._metrics.gpu_failures.labels(field).inc()
                 self._warn(f"gpu_field_failed {field}", reason)
@@ -121,27 +134,53 @@ class GpuThread(threading.Thread):
             self._warned.add(event)
             _log.warning(event, module=self._settings.nvml_module, reason=reason)
 
-
-def _register_events(nvml: Any, found: list[Device]) -> Any:
-    """An event set that hears of XID errors; None where the driver or a GPU has none."""
-    try:
-        events = nvml.nvmlEventSetCreate()
-        for device in found:
-            if not device.mig:
-                nvml.nvmlDeviceRegisterEvents(device.handle, _XID_EVENT, events)
-    except (AttributeError, nvml.NVMLError):
-        return None
-    return events
-
-
-def _read_events(nvml: Any, events: Any) -> dict[str, int]:
-    """The last XID of each GPU that had one since the last call. Does not wait."""
-    xids: dict[str, int] = {}
-    while events is not None:
+    def _register_events(self, nvml: Any, found: list[Device]) -> Any:
+        """An event set that hears of XID errors; None where the driver has none."""
         try:
-            event = nvml.nvmlEventSetWait_v2(events, 0)
-            uuid = nvml.nvmlDeviceGetUUID(event.device)
-        except (AttributeError, nvml.NVMLError):  # a timeout: there is none
-            break
-        xids[uuid.decode() if isinstance(uuid, bytes) else uuid] = int(event.eventData)
-    return xids
+            events = nvml.nvmlEventSetCreate()
+        except (AttributeError, nvml.NVMLError):
+            return None
+        for device in found:
+            if device.mig or device.handle is None:
+                continue
+            try:
+                nvml.nvmlDeviceRegisterEvents(device.handle, _XID_EVENT, events)
+            except nvml.NVMLError as error:  # this GPU has none, others may
+                self._warn("gpu_field_unsupported xid", str(error))
+        return events
+
+    def _read_events(self, nvml: Any, events: Any, found: list[Device]) -> dict[str, int]:
+        """The first XID of each GPU that had one since the last call: the later ones follow from
+        it. All are counted. Does not wait: it is asked each second, and a thread that waits in the
+        driver could not be stopped.
+        """
+        xids: dict[str, int] = {}
+        while events is not None:
+            try:
+                event = nvml.nvmlEventSetWait_v2(events, 0)
+            except (AttributeError, nvml.NVMLError):  # a timeout: there is none
+                break
+            number = int(event.eventData)
+            self._metrics.gpu_xids.labels(str(number)).inc()
+            uuid = _uuid_of(nvml, event.device, found)
+            self._warn(f"gpu_xid {number}", uuid)
+            xids.setdefault(uuid, number)
+        return xids
+
+
+def _uuid_of(nvml: Any, handle: Any, found: list[Device]) -> str:
+    """Whose event it is: a GPU that fell off the bus cannot say, and that is the event to know."""
+    try:
+        uuid = nvml.nvmlDeviceGetUUID(handle)
+    except nvml.NVMLError:
+        address = _address(handle)
+        return next((one.uuid for one in found if _address(one.handle) == address), "")
+    return uuid.decode() if isinstance(uuid, bytes) else str(uuid)
+
+
+def _address(handle: Any) -> Any:
+    """What two handles of one GPU have in common: the binding makes a new pointer for each."""
+    try:
+        return ctypes.cast(handle, ctypes.c_void_p).value
+    except (TypeError, ctypes.ArgumentError):  # not the official binding
+        return handle

@@ -68,6 +68,10 @@ class Metrics:
         )
         self.gpus = self._gauge("gpus", "GPUs that answer")
         self.gpus_lost = self._gauge("gpus_lost", "GPUs that fell off the bus or need a reset")
+        self.gpu_xids = self._counter("gpu_xids", "XID errors, by their number", "xid")
+        self.gpu_energy_resets = self._counter(
+            "gpu_energy_resets", "Times that a GPU's energy counter went back"
+        )
         self.gpu_failures = self._counter("gpu_failures", "Calls to NVML that failed", "reason")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 STATE_VARIABLE = "REDLINE_FAKE_NVML_STATE"
@@ -43,6 +44,7 @@ NVML_AGGREGATE_ECC = 1
 nvmlMemory_v2 = 0x02000028  # noqa: N816 - pynvml's name
 nvmlEventTypeXidCriticalError = 0x8  # noqa: N816 - pynvml's name
 
+_FIELD_KEYS = {138: "nvlink_tx_kib", 139: "nvlink_rx_kib"}  # NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_*
 _TEXT = {
     NVML_ERROR_UNINITIALIZED: "Uninitialized",
     NVML_ERROR_INVALID_ARGUMENT: "Invalid Argument",
@@ -328,6 +330,29 @@ def nvmlDeviceGetTotalEccErrors(  # noqa: N802
     uncorrected = errorType == NVML_MEMORY_ERROR_TYPE_UNCORRECTED
     key = "ecc_uncorrected_total" if uncorrected else "ecc_corrected_total"
     return int(_library.value(handle, "nvmlDeviceGetTotalEccErrors", key))
+
+
+def nvmlDeviceGetComputeRunningProcesses(handle: Handle) -> list[Any]:  # noqa: N802
+    """As many processes as the state says; nothing is known of each."""
+    name = "nvmlDeviceGetComputeRunningProcesses"
+    return [None] * int(_library.value(handle, name, "processes"))
+
+
+def nvmlDeviceGetFieldValues(  # noqa: N802
+    handle: Handle,
+    fieldIds: list[tuple[int, int]],  # noqa: N803
+) -> list[SimpleNamespace]:
+    """NVLink's data counters in KiB; every other field is not supported."""
+    found = []
+    for field, _ in fieldIds:
+        try:
+            key = _FIELD_KEYS.get(field, "")
+            kib, code = int(_library.value(handle, "nvmlDeviceGetFieldValues", key)), 0
+        except NVMLError as error:
+            kib, code = 0, error.value
+        value = SimpleNamespace(ullVal=kib)
+        found.append(SimpleNamespace(fieldId=field, nvmlReturn=code, value=value))
+    return found
 
 
 def nvmlDeviceGetMigMode(handle: Handle) -> list[int]:  # noqa: N802

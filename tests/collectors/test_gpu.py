@@ -33,6 +33,9 @@ FULL: dict[str, Any] = {
     "clocks_event_reasons": 4,
     "ecc_uncorrected_total": 2,
     "ecc_corrected_total": 0,
+    "processes": 3,
+    "nvlink_tx_kib": 5,
+    "nvlink_rx_kib": 7,
 }
 
 
@@ -84,6 +87,9 @@ def test_every_field_in_its_unit(machine: Machine) -> None:
         temperature_c=61,
         ecc_uncorrected_total=2,
         xid=79,
+        nvlink_tx_bytes=5 * 1024,
+        nvlink_rx_bytes=7 * 1024,
+        processes=3,
     )
 
 
