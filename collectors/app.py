@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 from collectors.batches import Entry, Limits
@@ -18,6 +19,7 @@ from collectors.kafka_read_back import KafkaReadBack
 from collectors.metrics import Metrics
 from collectors.otlp.app import OtlpReceiver, spool_folder
 from collectors.prober import Prober
+from collectors.request_log import Translate
 from collectors.sample_spool import SampleSpool
 from collectors.samples import SampleBuffer, gpu_entry
 from collectors.scraper import EngineScraper
@@ -43,9 +45,7 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     mine = settings.collectors
     listener = bind("collectors", mine.host, mine.port, "collectors.port")
     directories = log_directories(mine, settings.data_dir)
-    watched, translates = open_sources(mine, directories)
-    if mine.otlp.enabled:
-        watched.append((spool_folder(settings.data_dir), mine.log_pattern))
+    scan, translates = _scan(settings, directories)
     checkpoint_file = CheckpointFile(settings.data_dir / "collectors")
     saved = checkpoint_file.load()
     counts = CountBook(saved.counts if saved else None)
@@ -55,7 +55,7 @@ async def run(settings: Settings, secrets: Secrets) -> None:
     log_publisher = KafkaPublisher(settings.kafka, secrets)
     publisher = KafkaPublisher(settings.kafka, secrets)
     tailer = Tailer(
-        DirectoryScan(directories, mine.log_pattern, watched),
+        scan,
         checkpoint_file,
         log_publisher,
         KafkaReadBack(settings.kafka, secrets),
@@ -65,9 +65,8 @@ async def run(settings: Settings, secrets: Secrets) -> None:
         translates,
         counts,
     )
-    samples_folder = settings.data_dir / "collectors" / "spool"
-    sample_spool = SampleSpool(samples_folder, mine.spool_bytes_max)
-    buffer = SampleBuffer(publisher, sample_spool, limits, metrics)
+    spool = SampleSpool(settings.data_dir / "collectors" / "spool", mine.spool_bytes_max)
+    buffer = SampleBuffer(publisher, spool, limits, metrics)
     topics_made = asyncio.Event()
 
     def not_ready() -> str:
@@ -107,6 +106,17 @@ async def run(settings: Settings, secrets: Secrets) -> None:
             publisher.close(), log_publisher.close(), server.stop(), receiver.stop()
         )
         checkpoint_file.close()
+
+
+def _scan(
+    settings: Settings, directories: list[Path]
+) -> tuple[DirectoryScan, dict[str, Translate]]:
+    """Where logs are looked for, and how those of other formats are read."""
+    mine = settings.collectors
+    watched, translates = open_sources(mine, directories)
+    if mine.otlp.enabled:
+        watched.append((spool_folder(settings.data_dir), mine.log_pattern))
+    return DirectoryScan(directories, mine.log_pattern, watched), translates
 
 
 def _measuring(

@@ -14,6 +14,7 @@ from redline.records import (
     ActionEvent,
     AlertEvent,
     AuditEntry,
+    CollectorCount,
     DeadLetter,
     DeployEvent,
     EngineSample,
@@ -86,6 +87,10 @@ def samples(now_us: int) -> list[Record]:
         RequestCost(
             request_id="r", instance="i", window_start_us=start_us, cost_nusd=1, method="m"
         ),
+        CollectorCount(
+            start_us=start_us, instance="i", side="published", part=now_us, revision=2, log="l",
+            requests=7, first_seq=1, complete=False,
+        ),
     ]  # fmt: skip
 
 
@@ -121,6 +126,12 @@ async def test_every_record_lands_once_as_it_is(stack: Stack) -> None:
     assert row(f"SELECT breached_at IS NULL, {started} FROM alerts") == (1, now_us)
     assert row("SELECT signature_verified, http_status FROM actions") == (True, 200)
     assert row("SELECT toString(hash) FROM audit") == ("f" * 64,)
+    columns = "toUnixTimestamp(start), part, requests, first_seq, last_seq, complete"
+    assert row(f"SELECT {columns} FROM collector_counts FINAL") == (
+        now_us // (10 * SECOND_US) * 10, now_us, 7, 1, None, False,
+    )  # fmt: skip
+    assert row("SELECT energy_delta_j, processes FROM gpu_samples") == (None, None)
+    assert row("SELECT proof, healthy FROM probes FINAL") == ("", None)
     assert row("SELECT cost_nusd, kind FROM ledger FINAL") == (-7, "correction")
     levels = "(0.01, 0.5, 0.9, 0.95, 0.99, 0.999)"
     p50, empty, partition, tenant, nusd = row(
