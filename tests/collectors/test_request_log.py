@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from collectors.batches import Entry
 from collectors.lines import Line, Position
 from collectors.request_log import WriterSequence, read_lines
 from redline.codec import encode_json
@@ -58,6 +59,7 @@ def test_a_dead_letter_holds_the_line_its_place_and_what_is_wrong(
 ) -> None:
     _, reading = read_lines(WriterSequence(), lines(b"x", payload)[1:], "/logs/e/f.ndjson", 42)
     (entry,) = reading.entries
+    assert isinstance(entry, Entry)
     letter = entry.record
     assert isinstance(letter, DeadLetter)
     assert letter.payload == payload
@@ -68,5 +70,7 @@ def test_a_dead_letter_holds_the_line_its_place_and_what_is_wrong(
 def test_unknown_fields_pass() -> None:
     payload = encode_json(record("e", 1))[:-1] + b',"field_of_tomorrow":[1]}'
     _, reading = read_lines(WriterSequence(), lines(payload), "f", 0)
-    assert reading.entries[0].record == record("e", 1)
-    assert isinstance(reading.entries[0].record, RequestRecord)
+    (entry,) = reading.entries
+    assert isinstance(entry, Entry)
+    assert entry.record == record("e", 1)
+    assert isinstance(entry.record, RequestRecord)

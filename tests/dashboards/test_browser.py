@@ -264,7 +264,7 @@ def test_the_range_is_in_the_address_and_data_is_a_table(live: Live, page: Any) 
     assert page.url.endswith("?range=900")
     page.locator("#chart-latency summary").click()
     rows = page.locator("#chart-latency tbody tr")
-    assert rows.count() == 60
+    until(page, "document.querySelectorAll('#chart-latency tbody tr').length === 60")
     assert re.search(r"\d", rows.first.inner_text())
 
 
