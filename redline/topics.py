@@ -49,7 +49,7 @@ ENGINES = Topic("redline.engines", EngineSample, "batch", "instance", True, "del
 GPUS = Topic("redline.gpus", GpuSample, "batch", "host", True, "delete", 2 * DAY_MS)
 PROBES = Topic("redline.probes", ProbeResult, "json", "target", False, "delete", 2 * DAY_MS)
 DEPLOYS = Topic("redline.deploys", DeployEvent, "json", "model", False, "delete", 30 * DAY_MS)
-PANES = Topic("redline.panes", Pane, "batch", "series", True, "delete", 2 * DAY_MS)
+PANES = Topic("redline.panes", Pane, "batch", "model|version", True, "delete", 2 * DAY_MS)
 LEDGER = Topic("redline.ledger", LedgerEntry, "batch", "instance", True, "delete", 7 * DAY_MS)
 REQUEST_COSTS = Topic(
     "redline.request-costs", RequestCost, "batch", "instance", True, "delete", 7 * DAY_MS
