@@ -117,6 +117,13 @@ class Tailer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tail until ``stop``; then publish what was read, save the checkpoint and return."""
+        try:
+            await self._run(stop)
+        finally:
+            for reader in self._readers.values():
+                reader.close()
+
+    async def _run(self, stop: asyncio.Event) -> None:
         checkpoint = await asyncio.to_thread(self._file.load)
         offsets: Offsets | None = None
         if checkpoint is not None:

@@ -60,7 +60,9 @@ class Process:
 
     def wait_until_listening(self, deadline_s: float = 30.0) -> None:
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], deadline_s)
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        ready = poll.poll(deadline_s * 1000)
         line = self._process.stdout.readline() if ready else b""
         assert line, f"no 'listening' line: {self.log.read_text()[-3000:]}"
         event = json.loads(line)

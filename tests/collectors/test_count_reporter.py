@@ -56,6 +56,11 @@ async def collecting(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        # a process that is killed takes its workers with it
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
         file.close()
 
 

@@ -47,7 +47,9 @@ class Simulator:
             stderr=subprocess.DEVNULL,
         )
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], 30)
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        ready = poll.poll(30_000)
         said = json.loads(self._process.stdout.readline()) if ready else {}
         self.control = f"http://127.0.0.1:{said['port']}"
         self.urls = {name: f"http://127.0.0.1:{port}" for name, port in said["engines"].items()}

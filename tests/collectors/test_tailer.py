@@ -116,14 +116,12 @@ async def killed_tailing(folder: Path, kafka: Kafka) -> AsyncIterator[None]:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        # A process that is killed takes its workers and its open files with it; a cancelled task
-        # that was just settling would leave both.
+        # A process that is killed takes its workers with it; a task that is cancelled while it
+        # settles would leave them.
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        for reader in tailer._readers.values():
-            reader.close()
         file.close()
 
 

@@ -43,7 +43,9 @@ class Child:
         assert stdout is not None
         line, end = b"", time.monotonic() + deadline_s
         while not line.endswith(b"\n"):
-            readable, _, _ = select.select([stdout], [], [], max(0.0, end - time.monotonic()))
+            poll = select.poll()
+            poll.register(stdout, select.POLLIN)
+            readable = poll.poll(max(0.0, end - time.monotonic()) * 1000)
             chunk = os.read(stdout.fileno(), 4096) if readable else b""
             if not chunk:
                 raise AssertionError(f"not ready: {self.log.read_text()[-3000:]}")
