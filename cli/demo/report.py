@@ -41,6 +41,12 @@ def alert_reports(
     return list(reports.values())
 
 
+def open_incidents(alerts: Sequence[AlertRow]) -> int:
+    """How many incidents fired and have not resolved yet."""
+    last = {row.incident_id: row.to_state for row in sorted(alerts, key=lambda row: row.ts)}
+    return sum(state in {"firing", "recovering"} for state in last.values())
+
+
 def action_reports(
     actions: Sequence[ActionRow], requests_after: Mapping[str, int]
 ) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from cli.demo.layout import (
     fleet_spec,
     write_files,
 )
-from cli.demo.report import action_reports, alert_reports, in_words, is_good
+from cli.demo.report import action_reports, alert_reports, in_words, is_good, open_incidents
 from cli.memory import MemoryWatch
 from cli.run_state import is_running
 from cli.summary import PANE_US, stored_facts
@@ -50,6 +50,7 @@ from streams.pricing import Pricer
 
 MARKER = "redline-demo"
 DRAIN_WITHIN_S = 90.0
+CALM_WITHIN_S = 30.0  # for the last alerts to resolve, once the load is over
 POLL_S = 0.5
 PAGE_RANGE_S = 300
 
@@ -193,11 +194,14 @@ class Demo:
         self._tell("the load has stopped; waiting until all is stored and settled")
         self._until_us = int(time.time() * 1e6)
         deadline = time.monotonic() + DRAIN_WITHIN_S
+        calm_by = time.monotonic() + CALM_WITHIN_S
         while True:
             sent = self._sent()
             facts = await asyncio.to_thread(self._facts, client, {line.request_id for line in sent})
             done = facts.lost == 0 and facts.unsettled_windows == 0
-            if (done and facts.panes_requests == facts.requests_stored) or stop.is_set():
+            done = done and facts.panes_requests == facts.requests_stored
+            calm = not open_incidents(events.alerts) or time.monotonic() > calm_by
+            if (done and calm) or stop.is_set():
                 break
             if time.monotonic() > deadline:
                 break
